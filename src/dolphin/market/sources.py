@@ -1,0 +1,20 @@
+"""One door for recordings: whatever lies at a path, as a feed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dolphin.market.feed import Feed
+from dolphin.market.recorded import RecordedFeed
+from dolphin.market.universe import DEFAULT_ASSETS
+
+
+def open_recorded(
+    path: Path | str, universe: Path | Sequence[str] | None = None, assets: int = DEFAULT_ASSETS
+) -> Feed:
+    """Open the recording at `path`, a price panel.
+
+    Raises DataError or StoreError with one line, UsageError when `assets` is below one.
+    """
+    return RecordedFeed(path, universe=universe, assets=assets)
