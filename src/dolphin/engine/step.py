@@ -1,0 +1,520 @@
+"""The bar loop's one step, as a kernel: (parameters, state, bar) → the state moved on and one record.
+
+Composed of the alpha's own kernels; nothing of the alpha is written again here. Order of work on a bar, as in spec 03
+section 10: histories, regime lane, exit management, then entry. The signal is tested before the gates, so that a
+recorded reason other than NO_SIGNAL always means a signal that something stopped; which bars trade is the same.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dolphin.alpha.costs import costs
+from dolphin.alpha.exits import (
+    VD_ADVERSE_BARS,
+    VD_ADVERSE_LEVEL,
+    exit_decision,
+    trend_recovery,
+)
+from dolphin.alpha.lanes import compose, dc_mult, market_ob, ob_signal, regime_size_mult
+from dolphin.alpha.selection import rank_assets, select_asset
+from dolphin.alpha.signal import change_bps, direction_confirmation, signal, signal_ratio
+from dolphin.alpha.sizing import STREAK_TRADES, cube, sizing
+from dolphin.domain.bar import FloatArray, IntArray
+from dolphin.domain.codes import (
+    ACTION_ENTER,
+    ACTION_EXIT,
+    ACTION_NONE,
+    DAY_HALT,
+    DC_CONTRADICT,
+    DC_NEUTRAL,
+    DC_REFUSED,
+    JUST_EXITED,
+    NO_ASSET,
+    NO_CAPITAL,
+    NO_SIGNAL,
+    OB_REFUSED,
+    POSTURE_HALT,
+    REASON_NONE,
+    SIGNAL,
+    STALKER,
+    VOL_GATE,
+    WARMING_UP,
+)
+from dolphin.engine.state import (
+    ACB_FLAG,
+    ADVERSE_RUN,
+    BAR_COUNT,
+    BETA,
+    BOOST,
+    BOUND,
+    BUCKET,
+    CAP,
+    CAPITAL,
+    DAY_TRADES,
+    DRAW_POSITION,
+    ENTRY_BAR,
+    ENTRY_PRICE,
+    ENTRY_SPREAD,
+    ENTRY_VEL_DIV,
+    FRACTION,
+    HISTORY_KEPT,
+    HISTORY_MAX,
+    LANE_BASE,
+    LANE_DC,
+    LANE_ESOF,
+    LANE_OB,
+    LANE_REGIME,
+    LAST_BAR,
+    LAST_EXIT_BAR,
+    LEVERAGE,
+    MC_SCALE,
+    NONE,
+    NOTIONAL,
+    POSITION,
+    POSTURE,
+    PROXIES_KEPT,
+    PROXY_COUNT,
+    PROXY_SCALE,
+    RAW,
+    RED_HALT,
+    REGIME,
+    RESULTS,
+    TRADES,
+    VEL_DIV_KEPT,
+    BarInput,
+    Books,
+    State,
+    StepParams,
+)
+from dolphin.kernel import kernel
+from dolphin.numerics.portable import clamp
+
+# Slots of the step's float record.
+OUT_FLOAT_NAMES: Final = (
+    "price",
+    "net",
+    "gross",
+    "entry_fee",
+    "exit_fee",
+    "ob_edge",
+    "scan_price",
+    "pnl_pct",
+    "tp",
+    "sl",
+    "confidence",
+    "strength",
+    "bucket_boost",
+    "streak",
+    "trend",
+    "dc_change_bps",
+    "ars",
+)
+(
+    O_PRICE,
+    O_NET,
+    O_GROSS,
+    O_ENTRY_FEE,
+    O_EXIT_FEE,
+    O_OB_EDGE,
+    O_SCAN_PRICE,
+    O_PNL_PCT,
+    O_TP,
+    O_SL,
+    O_CONFIDENCE,
+    O_STRENGTH,
+    O_BUCKET_BOOST,
+    O_STREAK,
+    O_TREND,
+    O_DC_CHANGE,
+    O_ARS,
+) = range(len(OUT_FLOAT_NAMES))
+
+# Slots of the step's integer record.
+OUT_INT_NAMES: Final = (
+    "action",
+    "reason",
+    "asset",
+    "bars_held",
+    "max_hold",
+    "stale_price",
+    "dc_status",
+    "rank",
+    "ranked",
+)
+(
+    O_ACTION,
+    O_REASON,
+    O_ASSET,
+    O_BARS_HELD,
+    O_MAX_HOLD,
+    O_STALE_PRICE,
+    O_DC_STATUS,
+    O_RANK,
+    O_RANKED,
+) = range(len(OUT_INT_NAMES))
+
+
+@kernel
+def append_prices(s: State, prices: FloatArray) -> None:
+    """Append each price > 0 (USDT) to its asset's history; past 500 entries keep the last 200. NaN is no price."""
+    for asset in range(prices.shape[0]):
+        price = prices[asset]
+        if not price > 0.0:
+            continue
+        n = s.history_len[asset]
+        s.history[asset, n] = price
+        n += 1
+        if n > HISTORY_MAX:
+            for i in range(HISTORY_KEPT):
+                s.history[asset, i] = s.history[asset, n - HISTORY_KEPT + i]
+            n = HISTORY_KEPT
+        s.history_len[asset] = n
+
+
+@kernel
+def proxy_update(s: State, instability_50: float, v750_velocity: float) -> None:
+    """Percentile rank of instability_50 - v750_velocity among the last 500 bars, and the size factor from it.
+
+    The rank counts the values below plus half of the equal ones, the newest among them. NaN leaves the factor as it
+    was and records nothing.
+    """
+    proxy = instability_50 - v750_velocity
+    if proxy != proxy:
+        return
+    count = s.ints[PROXY_COUNT]
+    s.proxies[count % PROXIES_KEPT] = proxy
+    count += 1
+    s.ints[PROXY_COUNT] = count
+    kept = count if count < PROXIES_KEPT else PROXIES_KEPT
+    below = 0
+    equal = 0
+    for i in range(kept):
+        if s.proxies[i] < proxy:
+            below += 1
+        elif s.proxies[i] == proxy:
+            equal += 1
+    rank = (below + 0.5 * equal) / kept
+    s.floats[PROXY_SCALE] = clamp(1.0 + 0.4 * (rank - 0.5), 0.8, 1.2)
+
+
+@kernel
+def vel_div_trend(s: State, lookback: int) -> float:
+    """vel_div now minus vel_div `lookback` entries from the end (the newest is the first); 0 with fewer bars."""
+    count = s.ints[BAR_COUNT]
+    if count < lookback:
+        return 0.0
+    newest: float = s.vel_divs[(count - 1) % VEL_DIV_KEPT]
+    return newest - s.vel_divs[(count - lookback) % VEL_DIV_KEPT]
+
+
+@kernel
+def recent_results(s: State) -> tuple[int, int]:
+    """(losses, trades) among the last five closed trades."""
+    trades = s.ints[RESULTS]
+    if trades > STREAK_TRADES:
+        trades = STREAK_TRADES
+    losses = 0
+    for i in range(trades):
+        losses += s.last_losses[i]
+    return losses, trades
+
+
+@kernel
+def ob_edge(p: StepParams, s: State, books: Books, asset: int, draws: FloatArray) -> float:
+    """Layer 4's edge of one exit as a fraction of the notional; without books one draw of the stream decides."""
+    if not p.use_ob_edge:
+        return 0.0
+    if books.present:
+        if books.depth_quality[asset] > 0.5:
+            edge: float = books.fill_probability[asset] * p.ob_edge_bps * 1e-4
+            return edge
+        return 0.0
+    draw = draws[s.ints[DRAW_POSITION]]
+    s.ints[DRAW_POSITION] += 1
+    if draw < p.ob_confirm_rate:
+        return p.ob_edge_bps * 1e-4
+    return 0.0
+
+
+@kernel
+def manage_position(
+    p: StepParams,
+    s: State,
+    bar_idx: int,
+    bar: BarInput,
+    books: Books,
+    draws: FloatArray,
+    out_f: FloatArray,
+    out_i: IntArray,
+) -> None:
+    """Judge the open position; on an exit settle it and book the result."""
+    asset = s.ints[POSITION]
+    price = s.history[asset, s.history_len[asset] - 1]
+    eff = 0.0
+    withdrawal = 0.0
+    if books.present:
+        eff = -books.imbalance_ma5[asset] if p.direction < 0 else books.imbalance_ma5[asset]
+        withdrawal = books.withdrawal_velocity[asset]
+    adverse = bar.vel_div > VD_ADVERSE_LEVEL if p.direction < 0 else bar.vel_div < -VD_ADVERSE_LEVEL
+    s.ints[ADVERSE_RUN] = s.ints[ADVERSE_RUN] + 1 if adverse else 0
+    recovered = False
+    if p.tf_enabled:
+        recovered = trend_recovery(
+            bar.v50_velocity - bar.v750_velocity, s.floats[ENTRY_SPREAD], p.tf_exhaust_ratio, p.tf_flip_ratio
+        )
+    bars_held = bar_idx - s.ints[ENTRY_BAR]
+    action, reason, pnl_pct, tp, sl, max_hold = exit_decision(
+        p.direction,
+        s.floats[ENTRY_PRICE],
+        price,
+        bars_held,
+        p.tp,
+        p.sl,
+        p.max_hold,
+        s.floats[LEVERAGE],
+        s.ints[POSTURE],
+        s.ints[ACB_FLAG] == 1,
+        books.present,
+        books.cascade_count,
+        books.regime_signal,
+        eff,
+        withdrawal,
+        p.liquidation_guard,
+        p.vd_enabled and s.ints[ADVERSE_RUN] >= VD_ADVERSE_BARS,
+        recovered,
+    )
+    out_i[O_ACTION] = action
+    out_i[O_REASON] = reason
+    out_i[O_ASSET] = asset
+    out_i[O_BARS_HELD] = bars_held
+    out_i[O_MAX_HOLD] = max_hold
+    out_i[O_STALE_PRICE] = 1 if bar.stale[asset] else 0
+    out_f[O_PRICE] = price
+    out_f[O_SCAN_PRICE] = price
+    out_f[O_PNL_PCT] = pnl_pct
+    out_f[O_TP] = tp
+    out_f[O_SL] = sl
+    if action != ACTION_EXIT:
+        return
+    edge = ob_edge(p, s, books, asset, draws)
+    exit_price, entry_fee, exit_fee, gross, net = costs(
+        p.direction,
+        s.floats[ENTRY_PRICE],
+        price,
+        reason,
+        s.floats[NOTIONAL],
+        p.maker_entry,
+        p.maker_exit,
+        p.use_fees,
+        p.use_slippage,
+        edge,
+    )
+    out_f[O_PRICE] = exit_price
+    out_f[O_NET] = net
+    out_f[O_GROSS] = gross
+    out_f[O_ENTRY_FEE] = entry_fee
+    out_f[O_EXIT_FEE] = exit_fee
+    out_f[O_OB_EDGE] = edge
+    s.floats[CAPITAL] = s.floats[CAPITAL] + net
+    bucket = s.ints[BUCKET]
+    s.bucket_trades[bucket] += 1
+    if net > 0.0:
+        s.bucket_wins[bucket] += 1
+    s.last_losses[s.ints[RESULTS] % STREAK_TRADES] = 0 if net > 0.0 else 1
+    s.ints[RESULTS] += 1
+    s.ints[TRADES] += 1
+    s.ints[DAY_TRADES] += 1
+    s.ints[POSITION] = NONE
+    s.ints[LAST_EXIT_BAR] = bar_idx
+
+
+@kernel
+def entry_gate(p: StepParams, s: State, bar_idx: int, bar: BarInput) -> int:
+    """Reason code of the first gate that is shut for a bar with a signal, or REASON_NONE."""
+    if bar_idx <= s.ints[LAST_EXIT_BAR]:
+        return JUST_EXITED
+    if s.ints[RED_HALT] == 1:
+        return DAY_HALT
+    if s.ints[POSTURE] > STALKER:
+        return POSTURE_HALT
+    if s.ints[BAR_COUNT] < p.lookback:
+        return WARMING_UP
+    if not bar.vol_ok:
+        return VOL_GATE
+    if bar.refusal != REASON_NONE:
+        return bar.refusal
+    if s.floats[CAPITAL] <= 0.0:
+        return NO_CAPITAL
+    return REASON_NONE
+
+
+@kernel
+def choose_asset(p: StepParams, s: State, bar: BarInput, books: Books, out_f: FloatArray, out_i: IntArray) -> int:
+    """Index of the asset to trade, or NONE; never a fallback while selection is on."""
+    if not p.use_selection:
+        if p.btc == NONE or bar.stale[p.btc] or s.history_len[p.btc] == 0:
+            return NONE
+        return p.btc
+    ranked = rank_assets(
+        s.history,
+        s.history_len,
+        p.direction,
+        p.min_alignment,
+        p.relative_irp,
+        books.present,
+        books.depth_quality,
+        s.order,
+        s.actions,
+        s.ars,
+    )
+    place = select_asset(s.order, s.actions, ranked, p.excluded, bar.stale, books.present, books.depth_quality)
+    out_i[O_RANKED] = ranked
+    if place < 0:
+        return NONE
+    out_i[O_RANK] = place + 1
+    out_f[O_ARS] = s.ars[place]
+    chosen: int = s.order[place]
+    return chosen
+
+
+@kernel
+def try_entry(
+    p: StepParams,
+    s: State,
+    bar_idx: int,
+    bar: BarInput,
+    books: Books,
+    out_f: FloatArray,
+    out_i: IntArray,
+) -> int:
+    """Open a position if everything agrees; returns the reason code of what happened."""
+    valid, confidence, _ = signal(bar.vel_div, p.threshold, p.extreme, p.direction)
+    if not valid:
+        return NO_SIGNAL
+    out_f[O_CONFIDENCE] = confidence
+    gate = entry_gate(p, s, bar_idx, bar)
+    if gate != REASON_NONE:
+        return gate
+    asset = choose_asset(p, s, bar, books, out_f, out_i)
+    if asset == NONE:
+        return NO_ASSET
+    out_i[O_ASSET] = asset
+    n = s.history_len[asset]
+    row = s.history[asset]
+    status = DC_NEUTRAL
+    if p.use_dc:
+        status = direction_confirmation(row, n, p.dc_lookback, p.dc_min_bps, p.direction)
+        if n > p.dc_lookback:
+            out_f[O_DC_CHANGE] = change_bps(row, n, p.dc_lookback)
+    out_i[O_DC_STATUS] = status
+    if status == DC_CONTRADICT and p.dc_skip:
+        return DC_REFUSED
+    if books.present:
+        skip, confidence = ob_signal(confidence, books.imbalance_ma5[asset], books.persistence[asset], p.direction)
+        out_f[O_CONFIDENCE] = confidence
+        if skip:
+            return OB_REFUSED
+    losses, results = recent_results(s)
+    strength, base, bucket, boost, streak, trend, fraction = sizing(
+        bar.vel_div,
+        p.threshold,
+        p.extreme,
+        p.direction,
+        p.min_leverage,
+        p.max_leverage,
+        p.convexity,
+        p.fraction,
+        p.use_layers,
+        p.use_dynamic_leverage,
+        vel_div_trend(s, p.trend_lookback),
+        s.bucket_wins,
+        s.bucket_trades,
+        losses,
+        results,
+    )
+    dc = dc_mult(status, p.dc_boost, p.dc_reduce)
+    market = 1.0
+    if books.present:
+        market = market_ob(books.median_imbalance, books.agreement, p.direction)
+    regime = s.floats[REGIME]
+    raw, cap, leverage, bound = compose(
+        base,
+        dc,
+        regime,
+        market,
+        bar.esof_mult,
+        s.ints[POSTURE],
+        p.max_leverage,
+        p.abs_max_leverage,
+        p.min_leverage,
+    )
+    notional = s.floats[CAPITAL] * fraction * leverage
+    if p.proxy_mode:
+        notional = notional * s.floats[PROXY_SCALE]
+    price = row[n - 1]
+    s.ints[POSITION] = asset
+    s.ints[ENTRY_BAR] = bar_idx
+    s.ints[BUCKET] = bucket
+    s.ints[BOUND] = bound
+    s.ints[ADVERSE_RUN] = 0
+    s.floats[ENTRY_PRICE] = price
+    s.floats[NOTIONAL] = notional
+    s.floats[LEVERAGE] = leverage
+    s.floats[FRACTION] = fraction
+    s.floats[LANE_BASE] = base
+    s.floats[LANE_DC] = dc
+    s.floats[LANE_REGIME] = regime
+    s.floats[LANE_OB] = market
+    s.floats[LANE_ESOF] = bar.esof_mult
+    s.floats[RAW] = raw
+    s.floats[CAP] = cap
+    s.floats[ENTRY_VEL_DIV] = bar.vel_div
+    s.floats[ENTRY_SPREAD] = bar.v50_velocity - bar.v750_velocity
+    out_i[O_ACTION] = ACTION_ENTER
+    out_i[O_MAX_HOLD] = p.max_hold
+    out_f[O_PRICE] = price
+    out_f[O_SCAN_PRICE] = price
+    out_f[O_TP] = p.tp
+    out_f[O_SL] = p.sl
+    out_f[O_STRENGTH] = strength
+    out_f[O_BUCKET_BOOST] = boost
+    out_f[O_STREAK] = streak
+    out_f[O_TREND] = trend
+    return SIGNAL
+
+
+@kernel
+def step(
+    p: StepParams,
+    s: State,
+    bar_idx: int,
+    bar: BarInput,
+    books: Books,
+    draws: FloatArray,
+    out_f: FloatArray,
+    out_i: IntArray,
+) -> None:
+    """One bar: moves the state on in place and fills the records out_f and out_i.
+
+    draws holds the stream RandomState(seed).random_sample() from its start, longer than the position in the state.
+    """
+    for i in range(out_f.shape[0]):
+        out_f[i] = 0.0
+    for i in range(out_i.shape[0]):
+        out_i[i] = 0
+    out_i[O_ASSET] = NONE
+    append_prices(s, bar.prices)
+    ratio = signal_ratio(bar.vel_div, p.threshold, p.extreme)
+    s.floats[REGIME] = regime_size_mult(
+        s.floats[BOOST], s.floats[BETA], cube(ratio, 3.0), s.floats[MC_SCALE]
+    )
+    s.vel_divs[s.ints[BAR_COUNT] % VEL_DIV_KEPT] = bar.vel_div
+    s.ints[BAR_COUNT] += 1
+    s.ints[LAST_BAR] = bar_idx
+    if s.ints[POSITION] != NONE:
+        manage_position(p, s, bar_idx, bar, books, draws, out_f, out_i)
+    else:
+        out_i[O_ACTION] = ACTION_NONE
+        out_i[O_REASON] = try_entry(p, s, bar_idx, bar, books, out_f, out_i)
+    s.ints[ACB_FLAG] = 0
