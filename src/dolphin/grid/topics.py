@@ -152,8 +152,7 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
         return out
 
 
-# --- the scan
-# -------------------------------------------------------------------------------------------------------
+# --- the scan -----------------------------------------------------------------------------------------------
 
 
 class WindowResult(msgspec.Struct, frozen=True, gc=False):
@@ -173,7 +172,6 @@ class ScanPayload(Payload, frozen=True, kw_only=True):
     older readers.
     """
 
-    SOURCE: ClassVar[str] = "timestamp_ns"
     SEQUENCE: ClassVar[str] = "scan_number"
     UNIX: ClassVar[tuple[str, ...]] = ("bridge_ts", "file_mtime")
 
@@ -242,6 +240,10 @@ class ScanPayload(Payload, frozen=True, kw_only=True):
     def to_scan(self) -> Scan:
         """The scan, equal bit for bit to the one that the writer held."""
         return Scan(**{name: getattr(self, name) for name in _SCAN_FIELDS})
+
+    def source_ns(self) -> int:
+        """When the scan started, nanoseconds since 1970."""
+        return self.timestamp_ns
 
     def check(self) -> None:
         """The columns of assets have one length."""
@@ -338,8 +340,7 @@ def _fill_windows(out: dict[str, Any]) -> None:
     }
 
 
-# --- risk
-# -----------------------------------------------------------------------------------------------------------
+# --- risk ---------------------------------------------------------------------------------------------------
 
 
 class SafetyPayload(Payload, frozen=True, kw_only=True):
@@ -437,8 +438,7 @@ class EsofPayload(Payload, frozen=True, kw_only=True):
     timestamp: str
 
 
-# --- order books
-# ----------------------------------------------------------------------------------------------------
+# --- order books --------------------------------------------------------------------------------------------
 
 
 class Coverage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -562,8 +562,7 @@ class RawBook(Payload, frozen=True, kw_only=True):
     last_update_id: Count | None = None
 
 
-# --- hosts
-# ----------------------------------------------------------------------------------------------------------
+# --- hosts --------------------------------------------------------------------------------------------------
 
 
 class PnlDay(Payload, frozen=True, kw_only=True):
@@ -735,8 +734,7 @@ class SignalPayload(Payload, frozen=True, kw_only=True):
     timestamp: str | None = None
 
 
-# --- topics
-# ---------------------------------------------------------------------------------------------------------
+# --- topics -------------------------------------------------------------------------------------------------
 
 P = TypeVar("P")
 
