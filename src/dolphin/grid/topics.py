@@ -958,11 +958,31 @@ def encode(payload: Any) -> bytes:
     """
     data = _encoder.encode(payload)
     # NaN and infinities are encoded as null. Only a text that has a null somewhere needs the slow look.
-    if b"null" in data:
-        path = _not_finite(payload, "")
-        if path is not None:
-            raise ValueError(f"{path or WHOLE} is not finite; write None where a value is unknown")
+    if b"null" in data and not _all_finite(payload):
+        path = _not_finite(payload, "") or WHOLE
+        raise ValueError(f"{path} is not finite; write None where a value is unknown")
     return data
+
+
+def _all_finite(value: Any) -> bool:
+    """Whether no float inside is NaN or infinite; columns of floats are looked at without a call for each."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, (str, int)) or value is None:
+        return True
+    children: Any
+    if isinstance(value, msgspec.Struct):
+        children = [getattr(value, name) for name in value.__struct_fields__]
+    elif isinstance(value, Mapping):
+        children = value.values()
+    elif isinstance(value, (list, tuple)):
+        children = value
+    else:
+        return True
+    try:
+        return all(map(math.isfinite, children))
+    except (TypeError, OverflowError):
+        return all(map(_all_finite, children))
 
 
 def _not_finite(value: Any, path: str) -> str | None:
