@@ -6,7 +6,12 @@ A column is None where it is ambiguous (rotation and loadings of a clustered spe
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import msgspec
+import numpy as np
+
+from dolphin.domain.bar import FloatArray
 
 SCHEMA_VERSION = "5.0.0"
 WINDOWS = (50, 150, 300, 750)
@@ -73,3 +78,39 @@ def regime_from_vel_div(vel_div: float) -> float:
     if vel_div > 0.01:
         return 1.0
     return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ScanRow:
+    """What a decision needs of a scan, and no more: every host can make it, from a scan or from a scan cache.
+
+    `prices` has shape (n_assets,), USDT, NaN where an asset never had one; velocities in 1/s; instability_50 is NaN
+    where it was ambiguous; `stale` names the assets without a fresh price on this bar.
+    """
+
+    scan_number: int
+    timestamp_ns: int
+    vel_div: float
+    v50_velocity: float
+    v750_velocity: float
+    instability_50: float
+    prices: FloatArray
+    stale: tuple[str, ...] = ()
+    certified_bits: int = 0
+    lambdas: tuple[float, ...] | None = None
+
+
+def row_from_scan(scan: Scan) -> ScanRow:
+    """The decision's view of a scan."""
+    return ScanRow(
+        scan_number=scan.scan_number,
+        timestamp_ns=scan.timestamp_ns,
+        vel_div=scan.vel_div,
+        v50_velocity=scan.w50_velocity,
+        v750_velocity=scan.w750_velocity,
+        instability_50=float("nan") if scan.w50_instability is None else scan.w50_instability,
+        prices=np.array([float("nan") if p is None else p for p in scan.asset_prices]),
+        stale=scan.stale_assets,
+        certified_bits=min(scan.certified_bits, default=0),
+        lambdas=(scan.w50_lambda_max, scan.w150_lambda_max, scan.w300_lambda_max, scan.w750_lambda_max),
+    )

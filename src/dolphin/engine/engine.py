@@ -111,6 +111,11 @@ class Engine:
         return int(self._s.ints[st.DRAW_POSITION])
 
     @property
+    def n_draws(self) -> int:
+        """How many values of the random stream are at hand, the consumed ones included."""
+        return len(self._draws)
+
+    @property
     def last_bar(self) -> int:
         """bar_idx of the last step, -1 before the first."""
         return int(self._s.ints[st.LAST_BAR])

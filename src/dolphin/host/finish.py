@@ -1,0 +1,198 @@
+"""What every host does when a run ends: audit, figures, report, all from the journal."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dolphin import __version__
+from dolphin.domain.codes import ACTION_NONE, ACTIONS, BOUNDS, BUCKETS, REASONS
+from dolphin.domain.decision import Decision
+from dolphin.domain.params import ParameterSet
+from dolphin.domain.scan import WINDOWS
+from dolphin.host.session import OpenTrade
+from dolphin.host.summary import summarise
+from dolphin.journal.audit import AuditResult, PriceOf, audit
+from dolphin.journal.ledger import ClosedTrade, usdt
+from dolphin.journal.store import Journal
+from dolphin.report.data import ReportData, TradeRow
+
+REPORT_FILE = "report.html"
+SUMMARY_FILE = "summary.json"
+JOURNAL_FILE = "journal.db"
+SETTINGS_FILE = "settings.json"
+TRADES_FILE = "trades.csv"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what can move a bit, for provenance."""
+    names = ("numpy", "numba", "llvmlite", "python-flint", "pyarrow", "msgspec")
+    found = {name: metadata.version(name) for name in names}
+    return {"dolphin": __version__, "python": platform.python_version(), **found}
+
+
+def finish(
+    journal: Journal,
+    params: ParameterSet,
+    folder: Path,
+    facts: Mapping[str, Any],
+    *,
+    opened: OpenTrade | None,
+    notes: tuple[str, ...] = (),
+    price_of: PriceOf | None = None,
+    report: bool = True,
+) -> tuple[dict[str, Any], AuditResult]:
+    """Audit the journal, write summary.json, trades.csv and the report into `folder`; returns summary and audit."""
+    result = audit(journal, params, price_of)
+    path = folder / REPORT_FILE
+    summary = summarise(journal, params, result, {**facts, "report": str(path) if report else None})
+    journal.set_meta({"decisions_sha256": result.decisions_sha256, "status": "finished"})
+    if report:
+        from dolphin.report import write
+
+        write(report_data(journal, params, summary, opened, notes), path)
+    _write_text(folder / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
+    _write_text(folder / TRADES_FILE, _trades_csv(journal))
+    return summary, result
+
+
+def _write_text(path: Path, text: str) -> None:
+    draft = path.with_name(path.name + ".new")
+    draft.write_text(text)
+    draft.replace(path)
+
+
+def _trades_csv(journal: Journal) -> str:
+    names = ClosedTrade.__struct_fields__
+    lines = [",".join(names)]
+    lines += [",".join(str(getattr(trade, name)) for name in names) for trade in journal.trades()]
+    return "\n".join(lines) + "\n"
+
+
+def report_data(
+    journal: Journal,
+    params: ParameterSet,
+    summary: dict[str, Any],
+    opened: OpenTrade | None,
+    notes: tuple[str, ...],
+) -> ReportData:
+    """The journal as the report wants it."""
+    marks = journal.equity()
+    meta = journal.meta()
+    lambdas = np.array(journal.lambdas(), dtype=np.float64)
+    legs: dict[str, dict[str, int]] = {}
+    for trade_id, leg, amount in journal.cash_flows():
+        legs.setdefault(trade_id, {})[leg] = amount
+    entries: dict[int, Decision] = {}
+    exits: dict[int, Decision] = {}
+    for decision in journal.decisions(active=True):
+        (entries if ACTIONS[decision.action] == "ENTER" else exits)[decision.bar_idx] = decision
+    rows = [
+        _closed_row(trade, entries[trade.entry_bar], exits[trade.exit_bar], legs[trade.trade_id])
+        for trade in journal.trades()
+    ]
+    if opened is not None and marks:
+        rows.append(_open_row(opened, params, marks))
+    return ReportData(
+        title=f"{summary['set']} on {summary['feed']}",
+        feed=str(summary["feed"]),
+        set_name=str(summary["set"]),
+        set_hash=params.hash(),
+        summary=summary,
+        parameters=params.as_dict(),
+        provenance={**{k: v for k, v in meta.items() if k not in ("schema_version", "status")}, **versions()},
+        timestamp_ns=np.array([m[1] for m in marks], dtype=np.int64),
+        equity=np.array([m[2] for m in marks], dtype=np.float64),
+        vel_div=np.array(journal.vel_divs(), dtype=np.float64),
+        lambdas={w: lambdas[:, k] for k, w in enumerate(WINDOWS)} if lambdas.size else {},
+        threshold=params.vel_div_threshold,
+        extreme=params.vel_div_extreme,
+        direction=params.direction,
+        trades=tuple(rows),
+        initial_capital=params.initial_capital,
+        blocked={REASONS[r]: n for (action, r), n in sorted(journal.reasons().items()) if action == ACTION_NONE},
+        notes=notes,
+    )
+
+
+def _lanes(entry: Decision) -> dict[str, float]:
+    return {
+        "base": entry.lane_base,
+        "dc": entry.lane_dc,
+        "regime": entry.lane_regime,
+        "ob": entry.lane_ob,
+        "esof": entry.lane_esof,
+    }
+
+
+def _closed_row(trade: ClosedTrade, entry: Decision, leave: Decision, legs: Mapping[str, int]) -> TradeRow:
+    money = {name: float(usdt(amount)) for name, amount in legs.items()}
+    return TradeRow(
+        trade_id=trade.trade_id,
+        asset=trade.asset,
+        direction=trade.direction,
+        entry_ns=trade.entry_ns,
+        exit_ns=trade.exit_ns,
+        entry_bar=trade.entry_bar,
+        exit_bar=trade.exit_bar,
+        bars_held=leave.bars_held,
+        entry_price=trade.entry_price,
+        exit_scan_price=trade.exit_scan_price,
+        exit_price=trade.exit_price,
+        reason=trade.reason,
+        leverage=trade.leverage,
+        notional=trade.notional,
+        vel_div=entry.vel_div,
+        bucket=BUCKETS[entry.bucket],
+        price_pnl=money["price_pnl"],
+        slippage=-money["exit_slippage"],
+        fees=-(money["entry_fee"] + money["exit_fee"]),
+        ob_edge=money["ob_edge"],
+        net=float(usdt(sum(legs.values()))),
+        lanes=_lanes(entry),
+        raw=entry.raw,
+        cap=entry.cap,
+        bound=BOUNDS[entry.bound],
+        fraction=entry.fraction,
+        stale_price=trade.stale_price,
+    )
+
+
+def _open_row(opened: OpenTrade, params: ParameterSet, marks: list[tuple[int, int, float]]) -> TradeRow:
+    entry = opened.entry
+    unrealised = marks[-1][2] - entry.capital
+    return TradeRow(
+        trade_id=opened.trade_id,
+        asset=entry.asset,
+        direction=params.direction,
+        entry_ns=entry.timestamp_ns,
+        exit_ns=None,
+        entry_bar=entry.bar_idx,
+        exit_bar=None,
+        bars_held=marks[-1][0] - entry.bar_idx,
+        entry_price=entry.price,
+        exit_scan_price=None,
+        exit_price=None,
+        reason="OPEN",
+        leverage=entry.leverage,
+        notional=entry.notional,
+        vel_div=entry.vel_div,
+        bucket=BUCKETS[entry.bucket],
+        price_pnl=unrealised,
+        slippage=0.0,
+        fees=0.0,
+        ob_edge=0.0,
+        net=unrealised,
+        lanes=_lanes(entry),
+        raw=entry.raw,
+        cap=entry.cap,
+        bound=BOUNDS[entry.bound],
+        fraction=entry.fraction,
+        stale_price=False,
+    )

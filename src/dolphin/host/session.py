@@ -1,0 +1,264 @@
+"""One trading session: the alpha with what every host must do around it, the same way.
+
+Scan in, one `Step` out: duplicate and late scans dropped, the UTC day turned exactly once, the volatility gate fed,
+the engine stepped, closed trades named. No I/O and no clock: live trader and backtest differ only in what they do
+with a step. `state()` and `restore()` carry everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from dolphin.alpha.volatility import VOL_THRESHOLD, VolatilityGate
+from dolphin.domain.clock import NS_PER_S, day_from_ns
+from dolphin.domain.codes import (
+    ACTION_ENTER,
+    ACTION_EXIT,
+    APEX,
+    LEDGER_HALT,
+    REASON_NONE,
+    REASONS,
+    STALE_SCAN,
+)
+from dolphin.domain.decision import Decision
+from dolphin.domain.errors import DataError, InvariantError
+from dolphin.domain.params import ParameterSet
+from dolphin.domain.scan import ScanRow
+from dolphin.domain.symbols import BTC
+from dolphin.engine.engine import DayResult, Engine, Snapshot
+from dolphin.engine.state import EngineOptions
+from dolphin.host.draws import draws
+from dolphin.journal.ledger import ClosedTrade
+
+#: A scan older than this makes no entry; exits are managed all the same.
+SCAN_AGE_MAX_NS: Final = 10 * NS_PER_S
+
+
+class OpenTrade(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a trade when it is entered."""
+
+    trade_id: str
+    entry: Decision
+
+
+class SessionState(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a session remembers."""
+
+    engine: Snapshot
+    gate_prices: tuple[float, ...]
+    next_bar: int
+    last_timestamp_ns: int
+    trade_sequence: int
+    open_trade: OpenTrade | None
+    dropped: int
+    halted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one scan came to. `day` is the result of the day that this scan ended."""
+
+    decision: Decision
+    equity: float
+    closed: ClosedTrade | None
+    day: DayResult | None
+    vol_ok: bool
+    gate_changed: bool
+
+
+class Session:
+    """The alpha and its surroundings over one universe.
+
+    Parameters
+    ----------
+    params, symbols : the parameter set and the universe, in order
+    deployment : prefix of trade ids, for example BLUE
+    options : engine switches that are off in every named set
+    vol_threshold : of the volatility gate, a standard deviation of simple returns per bar
+    kernels : turns a kernel into the form to run (see `Engine`)
+    """
+
+    def __init__(
+        self,
+        params: ParameterSet,
+        symbols: Sequence[str],
+        *,
+        deployment: str = "BLUE",
+        options: EngineOptions | None = None,
+        vol_threshold: float = VOL_THRESHOLD,
+        kernels: Callable[[Any], Any] = lambda function: function,
+    ) -> None:
+        self.params = params
+        self.symbols = tuple(symbols)
+        self.deployment = deployment
+        self.engine = Engine(params, self.symbols, draws(params.seed, 0), options, kernels)
+        self.gate = VolatilityGate(vol_threshold)
+        self.dropped = 0
+        self.halted = False
+        self._btc = self.symbols.index(BTC) if BTC in self.symbols else None
+        self._index = {symbol: i for i, symbol in enumerate(self.symbols)}
+        self._fresh = np.zeros(len(self.symbols), np.bool_)
+        self._next_bar = 0
+        self._last_ns = -1
+        self._sequence = 0
+        self._open: OpenTrade | None = None
+
+    @property
+    def next_bar(self) -> int:
+        """bar_idx of the next scan that is decided."""
+        return self._next_bar
+
+    @property
+    def btc_missing(self) -> bool:
+        """True when the universe has no BTC, so that the volatility gate stays open."""
+        return self._btc is None
+
+    @property
+    def open_trade(self) -> OpenTrade | None:
+        """The trade whose position is open."""
+        return self._open
+
+    @property
+    def last_timestamp_ns(self) -> int:
+        """Stamp of the last scan decided, -1 before the first."""
+        return self._last_ns
+
+    def halt(self) -> None:
+        """No new entries from here on; an open position is still managed."""
+        self.halted = True
+
+    def on_scan(
+        self,
+        row: ScanRow,
+        *,
+        posture: int = APEX,
+        now_ns: int | None = None,
+        boost: float = 1.0,
+        beta: float = 0.0,
+    ) -> Step | None:
+        """Decide one scan; None when it is a duplicate or comes late (counted in `dropped`).
+
+        now_ns is the host's clock, for the scan's age; None in replays, where a scan is as old as it was.
+        """
+        if row.timestamp_ns <= self._last_ns:
+            self.dropped += 1
+            return None
+        if len(row.prices) != len(self.symbols):
+            raise DataError(
+                f"scan {row.scan_number}: {len(row.prices)} prices for a universe of {len(self.symbols)} assets"
+            )
+        ended = self._turn_day(row, posture, boost, beta)
+        vol_ok = self.gate.update(None if self._btc is None else float(row.prices[self._btc]))
+        refusal = REASON_NONE
+        if now_ns is not None and now_ns - row.timestamp_ns > SCAN_AGE_MAX_NS:
+            refusal = STALE_SCAN
+        if self.halted:
+            refusal = LEDGER_HALT
+        engine = self.engine
+        if posture != engine.posture:
+            engine.set_posture(posture)
+        if engine.draw_position + 1 >= engine.n_draws:
+            engine.extend_draws(draws(self.params.seed, engine.draw_position + 1))
+        before = engine.gate()
+        engine.pre_bar_proxy_update(row.instability_50, row.v750_velocity)
+        decision = engine.step_bar(
+            self._next_bar,
+            row.vel_div,
+            row.prices,
+            vol_ok,
+            row.v50_velocity,
+            row.v750_velocity,
+            timestamp_ns=row.timestamp_ns,
+            scan_number=row.scan_number,
+            stale=self._stale(row.stale),
+            refusal=refusal,
+        )
+        changed = engine.gate() != before
+        if changed:
+            decision = msgspec.structs.replace(decision, stale_state=True)
+        self._next_bar += 1
+        self._last_ns = row.timestamp_ns
+        return Step(decision, engine.mark(), self._follow(decision), ended, vol_ok, changed)
+
+    def _turn_day(self, row: ScanRow, posture: int, boost: float, beta: float) -> DayResult | None:
+        day = day_from_ns(row.timestamp_ns)
+        if day == self.engine.day:
+            return None
+        ended = self.engine.end_day() if self.engine.day else None
+        self.engine.begin_day(day, posture, self.params.direction, boost=boost, beta=beta)
+        return ended
+
+    def _stale(self, names: tuple[str, ...]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        if not names:
+            return self._fresh
+        stale = self._fresh.copy()
+        for name in names:
+            if name in self._index:
+                stale[self._index[name]] = True
+        return stale
+
+    def _follow(self, decision: Decision) -> ClosedTrade | None:
+        if decision.action == ACTION_ENTER:
+            self._sequence += 1
+            date = day_from_ns(decision.timestamp_ns)
+            self._open = OpenTrade(trade_id=f"{self.deployment}-{date}-{self._sequence:06d}", entry=decision)
+            return None
+        if decision.action != ACTION_EXIT:
+            return None
+        opened = self._open
+        if opened is None:
+            raise InvariantError(f"bar {decision.bar_idx}: an exit of {decision.asset} without an open trade")
+        self._open = None
+        entry = opened.entry
+        return ClosedTrade(
+            trade_id=opened.trade_id,
+            asset=decision.asset,
+            direction=self.params.direction,
+            entry_bar=entry.bar_idx,
+            exit_bar=decision.bar_idx,
+            entry_ns=entry.timestamp_ns,
+            exit_ns=decision.timestamp_ns,
+            entry_price=entry.price,
+            exit_scan_price=decision.scan_price,
+            exit_price=decision.price,
+            notional=decision.notional,
+            leverage=decision.leverage,
+            reason=REASONS[decision.reason],
+            entry_fee=decision.entry_fee,
+            exit_fee=decision.exit_fee,
+            ob_edge=decision.ob_edge,
+            net=decision.net,
+            stale_price=decision.stale_price,
+        )
+
+    def state(self) -> SessionState:
+        """Everything the session remembers."""
+        return SessionState(
+            engine=self.engine.state(),
+            gate_prices=self.gate.prices,
+            next_bar=self._next_bar,
+            last_timestamp_ns=self._last_ns,
+            trade_sequence=self._sequence,
+            open_trade=self._open,
+            dropped=self.dropped,
+            halted=self.halted,
+        )
+
+    def restore(self, state: SessionState) -> None:
+        """Take over a saved state. Raises InvariantError when it belongs to another set or universe."""
+        self.engine.restore(state.engine)
+        position = self.engine.draw_position
+        if position + 1 >= self.engine.n_draws:
+            self.engine.extend_draws(draws(self.params.seed, position + 1))
+        self.gate.restore(state.gate_prices)
+        self._next_bar = state.next_bar
+        self._last_ns = state.last_timestamp_ns
+        self._sequence = state.trade_sequence
+        self._open = state.open_trade
+        self.dropped = state.dropped
+        self.halted = state.halted

@@ -1,0 +1,127 @@
+"""The scanner as a service: feed → scanner → Arrow store and price ring → whoever wants the scan.
+
+Order on a bar: the scan file first, then the ring row. A process that dies between the two finds the scan again after
+a restart, writes the identical file (which changes nothing) and goes on; the other order could lose a scan.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dolphin.domain.bar import Bar
+from dolphin.domain.scan import Scan
+from dolphin.domain.symbols import universe_id
+from dolphin.market.feed import Feed
+from dolphin.market.price_ring import PriceRing
+from dolphin.market.scan_store import ScanStore
+from dolphin.scan.ring import decode_row, encode_row, row_bytes
+from dolphin.scan.scanner import Path as ScanPath
+from dolphin.scan.scanner import ScanEvent, Scanner
+
+RING_FILE = "price_ring.bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something worth telling about one bar: a refused bar, a rejected or rebased price."""
+
+    timestamp_ns: int
+    kind: str
+    text: str
+
+
+class ScanPipeline:
+    """Turns a feed's bars into stored scans, from where an earlier process stopped.
+
+    `bars` counts every bar taken from the feed since its start, those before a restart included.
+    """
+
+    def __init__(self, feed: Feed, root: Path, path: ScanPath = "fast") -> None:
+        self.feed = feed
+        self.store = ScanStore(root)
+        self.counts: Counter[str] = Counter()
+        self.bars = 0
+        self.events: list[Event] = []
+        self._lasting: set[tuple[str, str, int | None]] = set()
+        self._ring = PriceRing(root / RING_FILE, row_bytes(len(feed.symbols)), universe_id(feed.symbols))
+        rows = [decode_row(row) for row in self._ring.rows()]
+        self.scanner = (
+            Scanner.restore(feed.symbols, rows, path=path) if rows else Scanner(feed.symbols, path=path)
+        )
+        self._resumed_ns = rows[-1].timestamp_ns if rows else -1
+        self._next_number = self._number_after(self._resumed_ns)
+
+    @property
+    def next_number(self) -> int:
+        """Number of the next scan."""
+        return self._next_number
+
+    def _number_after(self, timestamp_ns: int) -> int:
+        """Number of the first stored scan after an instant, else the next free one."""
+        number = self.store.next_scan_number()
+        while number > 1:
+            path = self.store.find(number - 1)
+            if path is None or self.store.read(path).timestamp_ns <= timestamp_ns:
+                break
+            number -= 1
+        return number
+
+    def scans(self) -> Iterator[Scan | None]:
+        """One item a bar of the feed: the stored scan, or None on a bar that published none."""
+        newest = -1
+        for bar in self.feed.bars():
+            self.bars += 1
+            if bar.timestamp_ns <= self._resumed_ns:
+                # Bars that an earlier process folded in: they only count, refused ones again as refused.
+                if bar.timestamp_ns <= newest:
+                    self.counts["bars_refused"] += 1
+                newest = max(newest, bar.timestamp_ns)
+                continue
+            yield self._on_bar(bar)
+
+    def _on_bar(self, bar: Bar) -> Scan | None:
+        step = self.scanner.update(bar, self._next_number)
+        if step.refused is not None:
+            self.counts["bars_refused"] += 1
+            self.events.append(Event(bar.timestamp_ns, "refused", step.refused))
+            return None
+        self._tell(step.events)
+        if step.scan is not None:
+            self.store.write(step.scan)
+            self._next_number += 1
+        self._ring.append(encode_row(self.scanner.ring_row()))
+        return step.scan
+
+    def _tell(self, events: tuple[ScanEvent, ...]) -> None:
+        """Count every event; keep its text only when it is new, so that a lasting state is told once."""
+        now = {(event.kind, event.symbol, event.window_bars) for event in events}
+        for event in events:
+            self.counts[event.kind] += 1
+            if (event.kind, event.symbol, event.window_bars) not in self._lasting:
+                self.events.append(Event(event.timestamp_ns, event.kind, _sentence(event)))
+        self._lasting = now
+
+    def take_events(self) -> list[Event]:
+        """Events since the last call."""
+        taken, self.events = self.events, []
+        return taken
+
+    def close(self) -> None:
+        """Release files."""
+        self._ring.close()
+        self.feed.close()
+
+
+def _sentence(event: ScanEvent) -> str:
+    match event.kind:
+        case "rejected":
+            return f"{event.symbol}: price {event.price!r} is more than a factor e away; counts as missing on this bar"
+        case "rebased":
+            return f"{event.symbol}: price {event.price!r} came three times in a row; it is the new base, return 0"
+        case "zero_variance":
+            return f"{event.symbol}: has not moved over {event.window_bars} bars; correlation 0 with all others"
+        case _:
+            return f"{event.symbol}: price {event.price!r} is not finite and positive; counts as missing"
