@@ -8,7 +8,7 @@ import pytest
 
 from dolphin.grid.inprocess import InProcessGrid
 from dolphin.grid.port import Grid, GridClosed, GridError, GridUnreachable, LockTimeout
-from dolphin.grid.topics import SAFETY, encode
+from dolphin.grid.topics import SAFETY, PayloadRejected, encode
 from dolphin.grid.typed import TypedGrid
 
 
@@ -210,8 +210,6 @@ def test_a_typed_reader_counts_what_it_refuses():
     grid = InProcessGrid()
     door = TypedGrid(grid)
     grid.map("DOLPHIN_SAFETY").put("latest", b"{}")
-    from dolphin.grid.topics import PayloadRejected
-
     with pytest.raises(PayloadRejected, match="field posture: missing"):
         door.get(SAFETY)
     with pytest.raises(PayloadRejected):

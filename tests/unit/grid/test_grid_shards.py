@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from pathlib import Path
 
 import pytest
@@ -75,8 +76,6 @@ def test_a_foreign_change_invalidates(dispatcher):
 
 def fence(grid: InProcessGrid) -> None:
     """Return when everything that `grid` has accepted so far was delivered."""
-    import threading
-
     passed = threading.Event()
     subscription = grid.map("FENCE").listen(lambda event: passed.set())
     grid.map("FENCE").put("k", b"1")
