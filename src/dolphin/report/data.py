@@ -84,9 +84,9 @@ class ReportData:
 
     `timestamp_ns`, `equity` (USDT, marked) and `vel_div` (1/s) have one value a scan, so has every array of
     `lambdas` (largest eigenvalue by window length; may be empty). NaN is a gap in a drawing, never an error.
-    `summary` values may be None where a figure does not exist for this run. `blocked` counts bars by the reason
-    why they opened nothing. `prices_of_trades` may give the scan prices (USDT) of a trade's asset from entry to
-    exit, by trade id.
+    `summary` values may be None where a figure does not exist for this run. `blocked` counts bars by the
+    reason why they opened nothing. `prices_of_trades` may give the scan prices (USDT) of a trade's asset from
+    entry to exit, by trade id.
     """
 
     title: str

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from dolphin.domain.bar import FloatArray, IntArray
+from dolphin.domain.clock import iso_from_ns
 from dolphin.report.data import ReportData, TradeRow
 from dolphin.report.groups import Group, Legs
 from dolphin.report.series import drawdown, min_max_indices, shown_range
@@ -105,11 +106,11 @@ def _time_axis(**more: Any) -> Json:
     return {"type": "date", "hoverformat": "%Y-%m-%d %H:%M:%S", **more}
 
 
-def _span(data: ReportData) -> list[int]:
-    """The run from its first to its last scan, in the axis' milliseconds, with a little air."""
-    first, last = (int(v) // _NS_PER_MS for v in (data.timestamp_ns[0], data.timestamp_ns[-1]))
-    air = max(1, (last - first) // 100)
-    return [first - air, last + air]
+def _span(data: ReportData) -> list[str]:
+    """The run from its first to its last scan, with a little air, as the date axis writes it."""
+    first, last = int(data.timestamp_ns[0]), int(data.timestamp_ns[-1])
+    air = max(_NS_PER_MS, (last - first) // 100)
+    return [iso_from_ns(ns)[:23].replace("T", " ") for ns in (first - air, last + air)]
 
 
 def _level(y: float, text: str, colour: str) -> tuple[Json, Json]:
@@ -308,6 +309,7 @@ def signal_figure(data: ReportData) -> Figure:
             "exit, net ≤ 0", data.trades, losses, {"symbol": "x", "size": 8, "color": "@@bad", "line": edge}
         ),
     ]
+    traces = [trace for trace in traces if trace["x"]]
     low, high = signal_range(data)
     levels = (
         _level(data.threshold, f"threshold {number(data.threshold, 3)}", "@@warn"),
@@ -554,7 +556,8 @@ def waterfall_figure(legs: Legs) -> Figure:
         f"From gross to net in USDT: price P&L {number(legs.price_pnl, signed=True)}, "
         f"slippage {number(-legs.slippage)}, fees {number(-legs.fees)}, "
         f"net without the order-book edge {number(legs.real_net, signed=True)}, "
-        f"imagined order-book edge {number(legs.ob_edge, signed=True)}, booked net {number(legs.net, signed=True)}."
+        f"imagined order-book edge {number(legs.ob_edge, signed=True)}, "
+        f"booked net {number(legs.net, signed=True)}."
     )
     return Figure(name="waterfall", data=[wires, bars], layout=layout, label=label)
 
@@ -652,7 +655,7 @@ def lanes_figure(trades: Sequence[TradeRow]) -> Figure:
             "anchor": "y2",
             "range": [0.5, len(trades) + 0.5],
             "tickformat": ",d",
-            "dtick": 1 if len(trades) <= 24 else None,
+            **({"dtick": 1} if len(trades) <= 24 else {}),
         },
         "yaxis": {"domain": [0.5, 1], "title": {"text": "leverage ×"}, "rangemode": "tozero"},
         "yaxis2": {
@@ -665,7 +668,7 @@ def lanes_figure(trades: Sequence[TradeRow]) -> Figure:
         },
     }
     label = (
-        f"Leverage of {plural(len(trades), 'trade')} and the factors of the DC, ACB, OB and EsoF lanes; the trades "
-        "table lists every value."
+        f"Leverage of {plural(len(trades), 'trade')} and the factors of the DC, ACB, OB and EsoF lanes; "
+        "the trades table lists every value."
     )
     return Figure(name="lanes", data=traces, layout=layout, label=label)
