@@ -1,21 +1,24 @@
 """Prices to scans: exact returns and moments, a certified spectrum, the scan record. Pure.
 
-Entry points: `Scanner`; `RingRow`, which a store appends to restore one; `warm`, which compiles every kernel.
+Entry point: `Scanner`. `RingRow`, `encode_row` and `decode_row` are what a store needs to restore one;
+`warm` compiles every kernel.
 """
 
 from __future__ import annotations
 
-from dolphin.scan.ring import RingRow, ring_row_bytes
-from dolphin.scan.scanner import ROWS_NEEDED, ScanEvent, Scanner, ScannerPath, ScanStep
+from dolphin.scan.ring import RingRow, decode_row, encode_row, row_bytes
+from dolphin.scan.scanner import ROWS_NEEDED, Path, ScanEvent, Scanner, ScanStep
 from dolphin.scan.warm import warm
 
 __all__ = [
     "ROWS_NEEDED",
+    "Path",
     "RingRow",
     "ScanEvent",
     "ScanStep",
     "Scanner",
-    "ScannerPath",
-    "ring_row_bytes",
+    "decode_row",
+    "encode_row",
+    "row_bytes",
     "warm",
 ]

@@ -26,12 +26,12 @@ from dolphin.scan.fast import FastSolver
 from dolphin.scan.float_path import FloatSolution, FloatSolver
 from dolphin.scan.oracle import FlintSolver
 from dolphin.scan.returns import FRESH, INVALID, REBASED, REJECTED, bar_returns
-from dolphin.scan.ring import RingRow, ring_row_bytes
+from dolphin.scan.ring import RingRow
 from dolphin.scan.solution import WindowSolution
 from dolphin.scan.spectrum import CERTIFIED_BITS, TARGET_BITS
 
-ScannerPath: TypeAlias = Literal["fast", "flint", "float64"]
-PATHS: tuple[ScannerPath, ...] = ("fast", "flint", "float64")
+Path: TypeAlias = Literal["fast", "flint", "float64"]
+PATHS: tuple[Path, ...] = ("fast", "flint", "float64")
 
 #: Accepted bars that determine everything the scanner publishes next.
 ROWS_NEEDED = WARMUP_PRICES
@@ -70,8 +70,6 @@ class ScanStep:
     events: tuple[ScanEvent, ...] = ()
 
 
-__all__ = ["ROWS_NEEDED", "RingRow", "ScanEvent", "ScanStep", "Scanner", "ScannerPath", "ring_row_bytes"]
-
 _Columns: TypeAlias = tuple[float, float, float | None, float | None]
 
 
@@ -92,7 +90,7 @@ class Scanner:
 
     rows_needed = ROWS_NEEDED
 
-    def __init__(self, symbols: tuple[str, ...], *, path: ScannerPath = "fast") -> None:
+    def __init__(self, symbols: tuple[str, ...], *, path: Path = "fast") -> None:
         n = len(symbols)
         self.symbols = tuple(symbols)
         self.path = path
@@ -165,9 +163,7 @@ class Scanner:
         )
 
     @classmethod
-    def restore(
-        cls, symbols: tuple[str, ...], rows: Sequence[RingRow], *, path: ScannerPath = "fast"
-    ) -> Scanner:
+    def restore(cls, symbols: tuple[str, ...], rows: Sequence[RingRow], *, path: Path = "fast") -> Scanner:
         """The scanner that accepted `rows` last, oldest first; 752 of them (or all, if fewer) continue bit
         for bit.
 

@@ -15,7 +15,9 @@ _BARS = np.array(
 
 
 def warm() -> None:
-    """Run each kernel once on a toy universe. Needs seconds on a cold compiler cache, milliseconds on a warm one."""
+    """Run each kernel once on a toy universe. Needs seconds on a cold compiler cache, milliseconds on a warm
+    one.
+    """
     prices, base = np.array([1.25, 1.0, 3.0]), np.array([1.0, 1.0, 2.0])
     bar_returns(prices, base, np.zeros(3, np.int64), np.zeros(3), np.zeros(3, np.int64))
     for idle in (False, True):
