@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -25,6 +25,8 @@ from dolphin.report.text import number, percent, plural, price
 Json: TypeAlias = dict[str, Any]
 
 _NS_PER_MS = 1_000_000
+#: More trades than this are drawn with smaller marks.
+_TRADES_CROWDED = 200
 #: Colour and dash of each window, shortest first; dash and width tell them apart without colour.
 _WINDOW_STYLE = (
     ("@@lambda1", "solid", 0.9),
@@ -294,19 +296,27 @@ def signal_figure(data: ReportData) -> Figure:
         ]
         for won in (True, False)
     )
-    edge = {"color": "@@surface", "width": 1}
+    crowded = len(data.trades) > _TRADES_CROWDED
+    edge = {"color": "@@surface", "width": 0.5 if crowded else 1}
+    size = 6 if crowded else 9
     traces += [
         _markers(
-            "entry", data.trades, entries, {"symbol": arrow, "size": 11, "color": "@@accent", "line": edge}
+            "entry",
+            data.trades,
+            entries,
+            {"symbol": arrow, "size": size + 2, "color": "@@accent", "line": edge},
         ),
         _markers(
             "exit, net > 0",
             data.trades,
             gains,
-            {"symbol": "circle", "size": 8, "color": "@@good", "line": edge},
+            {"symbol": "circle", "size": size - 1, "color": "@@good", "line": edge},
         ),
         _markers(
-            "exit, net ≤ 0", data.trades, losses, {"symbol": "x", "size": 8, "color": "@@bad", "line": edge}
+            "exit, net ≤ 0",
+            data.trades,
+            losses,
+            {"symbol": "x", "size": size - 1, "color": "@@bad", "line": edge},
         ),
     ]
     traces = [trace for trace in traces if trace["x"]]
@@ -411,7 +421,7 @@ def _rows_figure(name: str, groups: Sequence[Group], label: str) -> Figure:
         "xaxis": {
             "title": {"text": "net, USDT"},
             "tickformat": ",~f",
-            "range": _wide_range([g.net for g in rows], 0.55),
+            "range": _wide_range([g.net for g in rows], 0.65),
         },
         "yaxis": {"type": "category", "ticks": "", "tickfont": {"color": "@@ink"}},
     }
@@ -550,7 +560,7 @@ def waterfall_figure(legs: Legs) -> Figure:
             "categoryorder": "array",
             "categoryarray": names[::-1],
         },
-        "xaxis": {"title": {"text": "USDT"}, "tickformat": ",~f", "range": _wide_range([0.0, *ends], 0.3)},
+        "xaxis": {"title": {"text": "USDT"}, "tickformat": ",~f", "range": _wide_range([0.0, *ends], 0.42)},
     }
     label = (
         f"From gross to net in USDT: price P&L {number(legs.price_pnl, signed=True)}, "
@@ -581,20 +591,23 @@ def lanes_figure(trades: Sequence[TradeRow]) -> Figure:
     ]
     text = [[number(t.lanes[lane], 3) for t in trades] for lane, _ in _FACTOR_LANES]
 
-    def marks(name: str, symbol: str, colour: str, value: Callable[[TradeRow], float]) -> Json:
+    crowded = len(trades) > _TRADES_CROWDED
+    changed = [i for i, t in enumerate(trades) if t.raw != t.leverage]
+
+    def marks(name: str, symbol: str, colour: str, values: dict[int, float]) -> Json:
         return {
             "type": "scatter",
             "mode": "markers",
             "name": name,
-            "x": x,
-            "y": [value(t) for t in trades],
+            "x": [i + 1 for i in values],
+            "y": list(values.values()),
             "marker": {
                 "symbol": symbol,
-                "size": 9 if len(trades) <= 150 else 5,
+                "size": 5 if crowded else 9,
                 "color": colour,
-                "line": {"width": 1.6, "color": colour},
+                "line": {"width": 1 if crowded else 1.6, "color": colour},
             },
-            "customdata": list(range(len(trades))),
+            "customdata": list(values),
             "hovertemplate": f"trade %{{x}}<br>{name} %{{y:.3f}}×<extra></extra>",
         }
 
@@ -606,7 +619,7 @@ def lanes_figure(trades: Sequence[TradeRow]) -> Figure:
             "y": [t.leverage for t in trades],
             "marker": {
                 "color": "@@accent_soft",
-                "line": {"color": "@@accent", "width": 1 if len(trades) <= 150 else 0},
+                "line": {"color": "@@accent", "width": 0 if crowded else 1},
             },
             "customdata": list(range(len(trades))),
             "hovertext": [
@@ -616,8 +629,19 @@ def lanes_figure(trades: Sequence[TradeRow]) -> Figure:
             ],
             "hovertemplate": "%{hovertext}<extra></extra>",
         },
-        marks("base lane", "line-ew-open", "@@ink", lambda t: t.lanes["base"]),
-        marks("raw, before the cap", "diamond-open", "@@warn", lambda t: t.raw),
+        marks("base lane", "line-ew-open", "@@ink", {i: t.lanes["base"] for i, t in enumerate(trades)}),
+        *(
+            [
+                marks(
+                    "raw, where a limit changed it",
+                    "diamond-open",
+                    "@@warn",
+                    {i: trades[i].raw for i in changed},
+                )
+            ]
+            if changed
+            else []
+        ),
         {
             "type": "heatmap",
             "x": x,

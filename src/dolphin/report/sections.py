@@ -14,7 +14,7 @@ from dolphin.report.figures import signal_range
 from dolphin.report.glossary import GLOSSARY
 from dolphin.report.groups import Group, by_asset, by_bucket, by_hour, by_reason, lane_stats, legs_of
 from dolphin.report.series import POINTS_MAX
-from dolphin.report.text import DASH, count, duration, esc, number, number_of, percent, plural, utc
+from dolphin.report.text import DASH, MINUS, count, duration, esc, number, number_of, percent, plural, utc
 
 _NAV = (
     ("figures", "Figures"), ("equity", "Equity"), ("signal", "Signal"), ("results", "Results"), ("costs", "Costs"),
@@ -183,7 +183,7 @@ def _callouts(data: ReportData) -> str:
         found.append(
             (
                 "info",
-                f"<b>{plural(len(data.closed), 'closed trade')} is a small sample.</b> Treat every rate below as an anecdote, not as evidence.",
+                f"<b>{plural(len(data.closed), 'closed trade')}: a small sample.</b> Treat every rate below as an anecdote, not as evidence.",
             )
         )
     return "".join(f'<p class="callout {kind}" role="note">{text}</p>\n' for kind, text in found)
@@ -482,7 +482,7 @@ def _lanes(data: ReportData, labels: Mapping[str, str]) -> str:
     quiet = f" {', '.join(neutral)} stood at 1.0 (neutral) on every trade." if neutral else ""
     capped = sum(1 for t in data.trades if t.raw > t.cap)
     caption = (
-        "Above: bars are the leverage traded, dashes the base lane, diamonds the product of all lanes before the cap. "
+        "Above: bars are the leverage traded, dashes the base lane, diamonds the product of all lanes where cap or floor changed it. "
         f"Below: what each other lane multiplied.{quiet} The cap cut {plural(capped, 'trade')}."
     )
     lead = "Leverage = base × DC × ACB × OB × EsoF, then capped. Each lane is recorded on its own, so every size can be traced back."
@@ -498,7 +498,7 @@ _COLUMNS = (
     ("net", "Net, USDT", True, False), ("leverage", "Leverage", True, True), ("reason", "Exit reason", False, True),
     ("entry_ns", "Entry, UTC", True, True), ("exit_ns", "Exit", True, True), ("bars_held", "Bars", True, True),
     ("entry_price", "Entry price", True, True), ("exit_price", "Exit price", True, True),
-    ("vel_div", "vel_div", True, True), ("bucket", "Bucket", False, True), ("notional", "Notional", True, True),
+    ("vel_div", "vel_div", True, True), ("bucket", "Bucket", False, True),
 )  # fmt: skip
 
 
@@ -532,8 +532,8 @@ def _trades(data: ReportData) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, float):
-        return esc(repr(value).replace("-", "−"))
+    if isinstance(value, int | float):
+        return esc(repr(value).replace("-", MINUS))
     if isinstance(value, dict | list | tuple):
         return esc(
             ", ".join(f"{k}: {v}" for k, v in value.items())
@@ -550,7 +550,7 @@ def _pairs(rows: Mapping[str, Any], what: str) -> str:
     for key, value in rows.items():
         text = str(value)
         hashed = len(text) >= 16 and all(c in "0123456789abcdef" for c in text)
-        shown = _copy(text, _short(text, 24), key) if hashed else _value(value)
+        shown = _copy(text, text, key) if hashed else _value(value)
         lines.append(f'<tr><th scope="row">{esc(key)}</th><td>{shown}</td></tr>')
     return f'<table class="pairs"><tbody>{"".join(lines)}</tbody></table>'
 
@@ -559,7 +559,7 @@ def _parameters(data: ReportData) -> str:
     s = data.summary
     facts: dict[str, Any] = {
         "parameter set": data.set_name, "set hash": data.set_hash, "decisions sha256": s.get("decisions_sha256"),
-        "feed": data.feed, "bars": s.get("bars"), "scans": s.get("scans"), "wall time, s": s.get("wall_s"),
+        "feed": data.feed, "bars": count(s.get("bars")), "scans": count(s.get("scans")), "wall time, s": s.get("wall_s"),
     }  # fmt: skip
     facts.update(data.provenance)
     left = _panel(

@@ -217,7 +217,7 @@ def build_report(
         trades=tuple(trades),
         prices_of_trades=prices,
         blocked={
-            "no_signal": int(0.955 * n_scans),
+            "no_signal": max(0, n_scans - int(0.03 * n_scans) - 143 - n_trades),
             "vol_gate": int(0.03 * n_scans),
             "dc_contradict": 31,
             "no_asset": 12,

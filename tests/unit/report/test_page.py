@@ -191,7 +191,7 @@ def test_the_page_says_what_a_customer_must_not_miss(make_report):
     assert "The profit rests on the imagined order-book edge." in words
     assert "ends at −0.40 %" in words
     assert "The ledger does not balance." in words
-    assert "is a small sample" in visible(render(make_report(n_trades=5)))
+    assert "5 closed trades: a small sample." in visible(render(make_report(n_trades=5)))
     off = {**data.summary, "capital": data.summary["capital"] + 5.0}
     assert "+5.00 more than the legs: the audit has to explain it" in visible(
         render(replace(data, summary=off))

@@ -65,6 +65,7 @@
     layout.width = box.clientWidth;
     if (narrow) {
       for (const trace of traces) { if (trace.meta && trace.meta.short_text) { trace.text = trace.meta.short_text; } }
+      if (layout.xaxis.type === "date") { Object.assign(layout.xaxis, { nticks: 4, tickangle: 0 }); }
       layout.margin = { l: 40, r: 8, t: 20, b: 36 };
       if (layout.showlegend) { layout.legend = { font: { size: 10, color: palette["@@muted"] } }; }
     }
@@ -238,7 +239,7 @@
       ["td", "num net " + tone(t.net), number(t.net, 2, true)], ["td", "num opt", number(t.leverage, 2) + "×"], ["td", "opt", null],
       ["td", "num opt", entry], ["td", "num opt", t.exit_ns === null ? "open" : exit.slice(0, 10) === entry.slice(0, 10) ? exit.slice(11) : exit],
       ["td", "num opt", number(t.bars_held, 0)], ["td", "num opt", price(t.entry_price)], ["td", "num opt", price(t.exit_price)],
-      ["td", "num opt", number(t.vel_div, 4)], ["td", "opt", t.bucket], ["td", "num opt", number(t.notional, 2)],
+      ["td", "num opt", number(t.vel_div, 4)], ["td", "opt", t.bucket],
     ];
     toggle.type = "button";
     toggle.setAttribute("aria-expanded", String(state.open.has(t.order)));
@@ -269,7 +270,7 @@
     for (const t of rows.slice(from, to)) { shown.push(...tableRow(t)); }
     if (!rows.length) {
       const row = make("tr"), cell = make("td", "", "No trade matches.");
-      cell.colSpan = 15;
+      cell.colSpan = table.tHead.rows[0].cells.length;
       row.append(cell);
       shown.push(row);
     }
