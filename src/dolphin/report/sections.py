@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dolphin.domain.clock import NS_PER_DAY
 from dolphin.report.data import ReportData
 from dolphin.report.figures import signal_range
 from dolphin.report.glossary import GLOSSARY
@@ -209,6 +210,9 @@ def _headline(data: ReportData) -> str:
     change = None if capital is None else capital - data.initial_capital
     factor, sharpe = number_of(s.get("profit_factor")), number_of(s.get("sharpe"))
     wins, fall = number_of(s.get("win_rate")), number_of(s.get("max_drawdown"))
+    long_run = (
+        len(data.timestamp_ns) > 0 and int(data.timestamp_ns[-1] - data.timestamp_ns[0]) >= 3 * NS_PER_DAY
+    )
     short, long = (number_of(s.get(key)) for key in ("entries_short", "entries_long"))
     sides = " · ".join(
         f"{count(n)} {name}" for n, name in ((short, "short"), (long, "long")) if n is not None
@@ -232,7 +236,13 @@ def _headline(data: ReportData) -> str:
             number(factor),
             "wins ÷ losses" if factor is not None else ("no losing trade" if n_trades else "no trade"),
         ),
-        _card("Sharpe", number(sharpe), "daily, × √365" if sharpe is not None else "not stated under 3 days"),
+        _card(
+            "Sharpe",
+            number(sharpe),
+            "daily, × √365"
+            if sharpe is not None
+            else ("not defined" if long_run else "not stated under 3 days"),
+        ),
         _card("Max drawdown", percent(fall if fall is None else abs(fall)), "marked on every bar"),
     )
     return f'<section id="figures" aria-label="Headline figures"><dl class="cards">{"".join(cards)}</dl></section>\n'
