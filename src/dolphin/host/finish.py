@@ -47,12 +47,13 @@ def finish(
     notes: tuple[str, ...] = (),
     price_of: PriceOf | None = None,
     report: bool = True,
+    status: str = "finished",
 ) -> tuple[dict[str, Any], AuditResult]:
     """Audit the journal, write summary.json, trades.csv and the report into `folder`; returns summary and audit."""
     result = audit(journal, params, price_of)
     path = folder / REPORT_FILE
     summary = summarise(journal, params, result, {**facts, "report": str(path) if report else None})
-    journal.set_meta({"decisions_sha256": result.decisions_sha256, "status": "finished"})
+    journal.set_meta({"decisions_sha256": result.decisions_sha256, "status": status})
     if report:
         from dolphin.report import write
 

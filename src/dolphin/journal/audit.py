@@ -54,7 +54,7 @@ def audit(journal: Journal, params: ParameterSet, price_of: PriceOf | None = Non
         _check_trades(journal, params, price_of, result)
     result.decisions_sha256 = journal.decisions_sha256()
     recorded = journal.meta().get("decisions_sha256")
-    if recorded is not None and recorded != result.decisions_sha256:
+    if recorded and recorded != result.decisions_sha256:
         result.find(f"digest {result.decisions_sha256[:16]}… differs from the recorded {recorded[:16]}…")
     return result
 

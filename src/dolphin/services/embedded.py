@@ -97,6 +97,7 @@ def open_journal(settings: RunSettings, feed: Feed) -> Journal:
         raise StoreError(f"{settings.folder}: a run is here already; add --resume to go on with it, or choose another --out")
     journal = Journal.open(path)
     check_same(journal.meta(), recorded, settings.folder)
+    journal.set_meta({"status": "running", "decisions_sha256": ""})
     return journal
 
 
@@ -123,8 +124,17 @@ def prices_from_store(store: ScanStore) -> PriceOf:
     return price_of
 
 
-def run(feed: Feed, settings: RunSettings, on_progress: OnProgress | None = None) -> dict[str, Any]:
-    """Run the feed through the whole system and return the summary. Raises DolphinError."""
+def run(
+    feed: Feed,
+    settings: RunSettings,
+    on_progress: OnProgress | None = None,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Run the feed through the whole system and return the summary. Raises DolphinError.
+
+    stop_requested is asked after every bar; once true the run ends in order, its day and position kept in state, and
+    the summary says `interrupted`.
+    """
     started = time.monotonic()
     journal = open_journal(settings, feed)
     pipeline = ScanPipeline(feed, settings.folder, settings.scan_path)
@@ -136,6 +146,7 @@ def run(feed: Feed, settings: RunSettings, on_progress: OnProgress | None = None
         vol_threshold=settings.vol_threshold,
     )
     progress = Progress(bars_total=feed.n_bars)
+    interrupted = False
 
     def after_step(step: Step) -> None:
         progress.last = step
@@ -168,6 +179,9 @@ def run(feed: Feed, settings: RunSettings, on_progress: OnProgress | None = None
                 on_progress(progress)
             if settings.limit_bars is not None and pipeline.bars >= settings.limit_bars:
                 break
+            if stop_requested():
+                interrupted = True
+                break
         trader.stop()
         if on_progress is not None:
             progress.phase = "report"
@@ -181,6 +195,7 @@ def run(feed: Feed, settings: RunSettings, on_progress: OnProgress | None = None
             "counts": {key: n for key, n in sorted((pipeline.counts + trader.counts).items()) if n},
             "prices_rejected": {f"{s} {rule}": n for (s, rule), n in sorted(feed.rejections.items())},
             "halted": session.halted,
+            "interrupted": interrupted,
             "folder": str(settings.folder),
             "wall_s": round(time.monotonic() - started, 3),
         }
@@ -194,6 +209,7 @@ def run(feed: Feed, settings: RunSettings, on_progress: OnProgress | None = None
             notes=notes,
             price_of=prices_from_store(pipeline.store),
             report=settings.report,
+            status="interrupted" if interrupted else "finished",
         )
         return summary
     finally:

@@ -1,0 +1,5 @@
+"""`python -m dolphin`."""
+
+from dolphin.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,99 @@
+"""`dolphin run`: the whole system in one process."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dolphin import __version__
+from dolphin.commands.shared import (
+    add_json,
+    add_settings,
+    load_config,
+    open_feed,
+    parameter_set,
+    print_json,
+    say,
+    stop_on_signal,
+)
+
+_EPILOG = """examples:
+  dolphin run                                             a synthetic day, paper
+  dolphin run --set champion --seed 3 --days 2 --out /tmp/two-days
+  dolphin run --feed recorded prices.parquet --universe universe.csv --assets 50
+  dolphin run --feed recorded prices.parquet --out DIR --resume     go on after a stop or a crash
+
+Fills are modelled: no order leaves the machine.
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = _EPILOG
+    parser.add_argument("path", nargs="?", metavar="PATH", help="recording, for --feed recorded")
+    add_settings(parser, "set", "feed", "universe", "assets", "seed", "days", "out", "deployment", "vol_threshold",
+                 "posture_when_unknown", "spectrum")  # fmt: skip
+    parser.add_argument("--bars", type=int, metavar="N", help="stop after N bars of the feed")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument("--no-report", action="store_true", help="write no HTML report")
+    add_json(parser)
+
+
+def default_folder(set_name: str, feed: str) -> Path:
+    """A new folder under runs/, named by the time it starts."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    return Path("runs") / f"{stamp}-{set_name.split('+')[0]}-{feed}-{os.getpid()}"
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Run; 0 when the ledger balances, 1 when not, 130 when interrupted."""
+    config = load_config(args)
+    name, params = parameter_set(config)
+    folder = Path(config["out"]) if config["out"] else default_folder(name, config["feed"])
+    if not args.json:
+        say(f"DOLPHIN {__version__}: {name} ({params.hash()}) on {config['feed']} → {folder}")
+        say("paper: fills are modelled, no order leaves this machine")
+    feed = open_feed(config, args.path)
+    if not args.json:
+        say(f"{feed.name}: {len(feed.symbols)} assets, bars of {feed.interval_ns / 1e9:g} s; the first run compiles "
+            "its kernels, about half a minute")  # fmt: skip
+        for note in feed.notes:
+            say(f"note: {note}")
+
+    from dolphin.commands.telling import RunDisplay, print_summary
+    from dolphin.domain.codes import posture_code
+    from dolphin.services.embedded import Progress, RunSettings, run
+
+    settings = RunSettings(
+        feed_name=config["feed"],
+        set_name=name,
+        params=params,
+        folder=folder,
+        deployment=config["deployment"],
+        vol_threshold=config["vol_threshold"],
+        scan_path=config["spectrum"],
+        posture_when_unknown=posture_code(config["posture_when_unknown"]),
+        limit_bars=args.bars,
+        report=not args.no_report,
+        resume=args.resume,
+    )
+    with RunDisplay(params.direction, quiet=args.json) as display, stop_on_signal() as stop_requested:
+
+        def on_progress(p: Progress) -> None:
+            if p.last is not None:
+                display.step(p.last)
+                p.last = None
+            display.progress(p.bars, p.bars_total, p.scans, p.trades, p.phase)
+
+        summary = run(feed, settings, on_progress, stop_requested)
+    if args.json:
+        print_json(summary)
+    else:
+        print_summary(summary)
+        if summary["interrupted"]:
+            say(f"interrupted: day and position are kept; go on with the same command, --out {folder} --resume")
+    if summary["interrupted"]:
+        return 130
+    return 0 if summary["ledger_balanced"] and not summary["halted"] else 1
