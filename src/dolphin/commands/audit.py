@@ -1,0 +1,65 @@
+"""`dolphin audit`: prove a run's ledger from its fills and prices."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from dolphin.commands.shared import add_json, print_json
+
+_EPILOG = """example:
+  dolphin audit runs/20260105T000000-gold-synthetic-1
+
+Recomputes every cash flow in decimal arithmetic from the booked fills, compares entry and exit prices with the stored
+scans, and checks that bars, positions, trades and legs fit together. Exit 0 only if nothing is found.
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = _EPILOG
+    parser.add_argument("run", metavar="RUN", help="folder of a run")
+    add_json(parser)
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Audit; 0 only if the ledger balances and nothing is found."""
+    import json
+
+    from dolphin.domain.params import ParameterSet
+    from dolphin.host.finish import JOURNAL_FILE
+    from dolphin.journal.audit import audit
+    from dolphin.journal.store import Journal
+    from dolphin.market.scan_store import ScanStore
+    from dolphin.services.embedded import prices_from_store
+
+    folder = Path(args.run)
+    journal = Journal.read_only(folder / JOURNAL_FILE)
+    try:
+        params = ParameterSet(**json.loads(journal.meta()["parameters"]))
+        has_scans = (folder / "arrow_scans").is_dir()
+        result = audit(journal, params, prices_from_store(ScanStore(folder)) if has_scans else None)
+        events = [event for event in journal.events() if event[1] == "invariant"]
+    finally:
+        journal.close()
+    for event in events:
+        result.find(f"violated during the run: {event[2]}")
+    if args.json:
+        print_json({
+            "balanced": result.balanced, "bars": result.bars, "trades": result.trades,
+            "cash_flows": result.cash_flows, "prices_checked": result.prices_checked,
+            "initial": str(result.initial), "balance": str(result.balance),
+            "decisions_sha256": result.decisions_sha256, "findings": result.findings,
+            "findings_total": result.findings_total,
+        })  # fmt: skip
+        return 0 if result.balanced else 1
+    for text in result.findings:
+        print(f"finding: {text}")
+    if result.findings_total > len(result.findings):
+        print(f"and {result.findings_total - len(result.findings)} more")
+    checked = f"{result.prices_checked} prices found in stored scans" if has_scans else "no stored scans to check prices"
+    print(f"{result.bars:,} bars, {result.trades} trades, {result.cash_flows} cash flows, {checked}")
+    print(f"{result.initial:,.8f} + cash flows = {result.balance:,.8f} USDT")
+    print(f"decisions sha256 {result.decisions_sha256}")
+    print("balanced: every cash flow is proved" if result.balanced else f"NOT balanced: {result.findings_total} findings")
+    return 0 if result.balanced else 1

@@ -1,0 +1,41 @@
+"""`dolphin config`: effective values and where each came from."""
+
+from __future__ import annotations
+
+import argparse
+
+from dolphin.commands.shared import add_json, add_settings, load_config, parameter_set, print_json
+from dolphin.config import SETTINGS
+
+_EPILOG = """example:
+  dolphin config --config my.yml --set champion --param max_leverage=4
+
+Order of strength: default < file < environment (DOLPHIN_SET, DOLPHIN_ASSETS, …) < command line.
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = _EPILOG
+    add_settings(parser, *(setting.name for setting in SETTINGS))
+    add_json(parser)
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Print the configuration; an invalid one is an error, as it would be for a run."""
+    config = load_config(args)
+    name, params = parameter_set(config)
+    if args.json:
+        values = {key: {"value": value, "origin": config.params[key].origin if key in config.params else f"set {config['set']}"}
+                  for key, value in params.as_dict().items()}  # fmt: skip
+        print_json({**config.as_dict(), "params": values, "set_name": name, "set_hash": params.hash()})
+        return 0
+    width = max(len(setting.name) for setting in SETTINGS) + 2
+    for key, value in config.values.items():
+        print(f"{key:{width}}{value.value!s:<16} {value.origin}")
+    print(f"\nparameters of {name}, hash {params.hash()}")
+    width = max(len(key) for key in params.as_dict()) + 2
+    for key, value in params.as_dict().items():
+        origin = config.params[key].origin if key in config.params else f"set {config['set']}"
+        print(f"  {key:{width}}{value!s:<16} {origin}")
+    return 0
