@@ -1,0 +1,63 @@
+# Two commands matter: `make run` and `make test`. Each sets up what it needs in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# One BLAS thread a process: on small matrices a threaded BLAS is up to ten times slower.
+export OPENBLAS_NUM_THREADS := 1
+export OMP_NUM_THREADS := 1
+WORKERS ?= auto
+PURE := tests/unit/domain tests/unit/alpha tests/unit/risk tests/unit/orderbook tests/unit/engine tests/unit/numerics tests/unit/scan
+
+.PHONY: run test test-full lint bench coverage checked mutation clean
+
+run: $(VENV)/.core
+	$(BIN)/dolphin run $(ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not long" $(ARGS)
+
+# Everything: the long tests, the pure packages without a compiler and with bounds checks, mutation.
+test-full: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	$(MAKE) coverage checked mutation
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Every line and branch of the pure packages, in plain Python.
+coverage: $(VENV)/.dev
+	DOLPHIN_KERNELS=plain $(BIN)/coverage run -m pytest -m "not long" -p no:randomly $(PURE)
+	$(BIN)/coverage report --fail-under=100 --include='src/dolphin/domain/*,src/dolphin/numerics/*,src/dolphin/scan/*,src/dolphin/orderbook/*,src/dolphin/alpha/*,src/dolphin/risk/*,src/dolphin/engine/*'
+
+# The same kernels compiled with bounds checks and division checks.
+checked: $(VENV)/.dev
+	DOLPHIN_KERNELS=checked $(BIN)/python -m pytest -n $(WORKERS) -m "not long" $(PURE)
+
+mutation: $(VENV)/.dev
+	$(BIN)/python tools/mutation.py
+
+bench: $(VENV)/.core
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "DOLPHIN needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another with make PYTHON=python3.12")'
+	@echo "setting up .venv: about a minute, once"
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.core: $(VENV)/.made requirements/core.txt requirements/build.txt pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/build.txt -r requirements/core.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
