@@ -235,5 +235,5 @@ def digits_to_double_double(digits: IntArray, n_digits: int, point: int, work: I
         hi, lo = fast_two_sum(a, b + lo)
     if top > 1:
         hi, lo = fast_two_sum(hi, lo + float(work[top - 2]) * (s1 * s1))
-    scale = math.ldexp(sign, 53 * (top - point))
+    scale = math.ldexp(sign, int(53 * (top - point)))
     return hi * scale, lo * scale

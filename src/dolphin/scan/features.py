@@ -68,7 +68,8 @@ def angle(v: UnitVector, p: UnitVector, *, full: bool) -> Angle:
     with working_precision(VECTOR_BITS):
         a, b = v.balls(), p.balls()
         cos = sum((x * y for x, y in zip(a, b, strict=True)), _ZERO)
-        square = sum(((x - cos * y) ** 2 for x, y in zip(a, b, strict=True)), _ZERO)
+        rest = [x - cos * y for x, y in zip(a, b, strict=True)]
+        square = sum((x * x for x in rest), _ZERO)
         return Angle(abs(cos), square.nonnegative_part().sqrt(), True)
 
 

@@ -209,7 +209,7 @@ def _refine(
         r = [x / y for x, y in zip(rho, root, strict=True)]
         norm2 = sum((x * x for x in r), arb(0))
         size2 = sum((D[i] * u[i] * u[i] for i in range(n)), arb(0))
-        radius = (norm2 / size2).sqrt().upper() if norm2.upper() > 0 else arb(0)
+        radius = (norm2 / size2).nonnegative_part().sqrt().upper()
         relative = radius / lam
         if radius == 0 or _exponent(relative) <= -target_bits:
             gap = lam - radius - arb(mu)
@@ -310,12 +310,12 @@ def _invariant_block(
         gram = X.transpose() * X
         B = gram.solve(X.transpose() * (C * X))
         R = C * X - X * B
-        size = sum((x * x for x in R.entries()), arb(0)).sqrt().upper()
+        size = sum((x * x for x in R.entries()), arb(0)).nonnegative_part().sqrt().upper()
         exponent = _exponent(size)
         if exponent <= -target_bits or k == n:
             # sigma_min(X)^2 >= 1 - ||X^T X - I||; float64 start vectors keep it above 0.99.
             deviation = gram - arb_mat([[1 if i == j else 0 for j in range(k)] for i in range(k)])
-            spread = sum((x * x for x in deviation.entries()), arb(0)).sqrt()
+            spread = sum((x * x for x in deviation.entries()), arb(0)).nonnegative_part().sqrt()
             if not spread < 0.01:
                 raise InvariantError("the cluster's basis is not orthonormal enough")
             return _orthonormal_block(C, X, k), (size * 2).upper()
@@ -356,11 +356,8 @@ def _two_largest(B: arb_mat, k: int) -> tuple[arb, arb]:
     # by Weyl on the block that acb_mat.eig encloses.
     centre = sum((B[i, i] for i in range(k)), arb(0)) / k
     centre = centre.mid()
-    spread = (
-        sum(((B[i, j] - (centre if i == j else 0)) ** 2 for i in range(k) for j in range(k)), arb(0))
-        .sqrt()
-        .upper()
-    )
+    parts = [B[i, j] - (centre if i == j else 0) for i in range(k) for j in range(k)]
+    spread = sum((x * x for x in parts), arb(0)).nonnegative_part().sqrt().upper()
     if _exponent(spread / centre) < -520:
         ball = centre + arb(0, spread)
         return ball, ball

@@ -1,0 +1,24 @@
+"""Synthetic markets for the scan's tests, and the door to the slow twins in `tests/reference`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "reference"))
+
+from scan_markets import make_bars
+
+from dolphin.domain.bar import Bar
+
+
+@pytest.fixture(scope="session")
+def bars() -> list[Bar]:
+    return make_bars(8, 775, seed=42)
+
+
+@pytest.fixture(scope="session")
+def symbols() -> tuple[str, ...]:
+    return tuple(f"ASSET{i}USDT" for i in range(8))
