@@ -1,7 +1,7 @@
 """Conformance vectors: run recorded cases against the kernels, in plain and compiled form (spec 11).
 
-A vector file is `{"kernel": NAME, "compare": "bits" | {"rel": x}, "cases": [{"in": …, "out": …}]}`; floats are
-hexadecimal strings. `run_file` compares one file; anyone who ports a kernel has the same gate.
+A vector file is `{"kernel": NAME, "compare": "bits" | {"rel": x}, "cases": [{"in": …, "out": …}]}`; floats
+are hexadecimal strings. `run_file` compares one file; anyone who ports a kernel has the same gate.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def _nan(value: float | None) -> float:
 
 
 def _signal(c: Case, pick: Pick) -> Case:
-    valid, confidence, is_extreme = pick(signal.signal)(c["vel_div"], c["threshold"], c["extreme"], c["direction"])
+    valid, confidence, is_extreme = pick(signal.signal)(
+        c["vel_div"], c["threshold"], c["extreme"], c["direction"]
+    )
     return {"valid": valid, "confidence": confidence, "is_extreme": is_extreme}
 
 
@@ -113,7 +115,9 @@ def _compose(c: Case, pick: Pick) -> Case:
 
 
 def _ob_signal(c: Case, pick: Pick) -> Case:
-    skip, confidence = pick(lanes.ob_signal)(c["confidence"], c["imbalance_ma5"], c["persistence"], c["direction"])
+    skip, confidence = pick(lanes.ob_signal)(
+        c["confidence"], c["imbalance_ma5"], c["persistence"], c["direction"]
+    )
     return {"skip": skip, "confidence": confidence}
 
 
@@ -122,7 +126,14 @@ def _market_ob(c: Case, pick: Pick) -> Case:
 
 
 def _book_features(c: Case, pick: Pick) -> Case:
-    names = ("depth_1pct_usd", "imbalance", "depth_quality", "fill_probability", "spread_proxy_bps", "depth_asymmetry")
+    names = (
+        "depth_1pct_usd",
+        "imbalance",
+        "depth_quality",
+        "fill_probability",
+        "spread_proxy_bps",
+        "depth_asymmetry",
+    )
     values = pick(features.book_features)(_array(c["bid"]), _array(c["ask"]), c["reference"])
     return dict(zip(names, values, strict=True))
 
@@ -184,7 +195,9 @@ def _costs(c: Case, pick: Pick) -> Case:
 
 
 def _acb_boost(c: Case, pick: Pick) -> Case:
-    signals, boost = pick(breaker.acb_boost)(_nan(c["funding"]), _nan(c["dvol"]), _nan(c["fng"]), _nan(c["taker"]))
+    signals, boost = pick(breaker.acb_boost)(
+        _nan(c["funding"]), _nan(c["dvol"]), _nan(c["fng"]), _nan(c["taker"])
+    )
     return {"signals": signals, "boost": boost}
 
 
@@ -202,9 +215,13 @@ def _survival_category(c: Case, pick: Pick) -> Case:
         case 1:
             value = pick(survival.invariant_category)(i["nodes"], i["heartbeat_age_s"])
         case 2:
-            value = pick(survival.structural_category)(codes.MC_STATUSES.index(i["mc_status"]), i["staleness_h"])
+            value = pick(survival.structural_category)(
+                codes.MC_STATUSES.index(i["mc_status"]), i["staleness_h"]
+            )
         case 3:
-            value = pick(survival.microstructure_category)(i["stale"], i["depth_quality"], i["fill_probability"])
+            value = pick(survival.microstructure_category)(
+                i["stale"], i["depth_quality"], i["fill_probability"]
+            )
         case 4:
             value = pick(survival.environment_category)(_nan(i["minutes_since_spike"]))
         case 5:
@@ -328,6 +345,15 @@ def _equal(expected: Any, actual: Any, rel: float | None) -> bool:
     return bool(expected == actual)
 
 
+def _tolerance(path: Path, compare: Any) -> float | None:
+    if compare == "bits":
+        return None
+    rel = compare.get("rel") if isinstance(compare, dict) else None
+    if type(rel) is not float or not rel > 0.0:
+        raise DataError(f'{path}: compare is {compare!r}, expected "bits" or {{"rel": x}} with x above 0')
+    return rel
+
+
 def _show(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _show(v) for k, v in value.items()}
@@ -344,7 +370,9 @@ def run_file(path: Path, host: str) -> FileResult:
     try:
         document = json.loads(path.read_text())
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
+        ) from error
     except ValueError as error:
         raise DataError(f"{path}: is no JSON ({error}); expected a vector file") from error
     if not isinstance(document, dict) or not {"kernel", "compare", "cases"} <= document.keys():
@@ -352,11 +380,15 @@ def run_file(path: Path, host: str) -> FileResult:
     name = document["kernel"]
     if name not in KERNELS:
         raise DataError(f"{path}: unknown kernel {name!r}.{nearest(str(name), KERNELS)}")
-    compare = document["compare"]
-    rel = None if compare == "bits" else float(compare["rel"])
+    rel = _tolerance(path, document["compare"])
+    cases = document["cases"]
+    if not isinstance(cases, list) or not all(
+        isinstance(c, dict) and {"in", "out"} <= c.keys() for c in cases
+    ):
+        raise DataError(f"{path}: cases are no list of objects with the keys in and out")
     pick: Pick = plain if host == "reference" else lambda function: function
     result = FileResult(str(path), name, host)
-    for number, case in enumerate(document["cases"]):
+    for number, case in enumerate(cases):
         expected = _decode(case["out"])
         try:
             actual = KERNELS[name](_decode(case["in"]), pick)
@@ -372,7 +404,7 @@ def run_file(path: Path, host: str) -> FileResult:
 
 
 def vector_files(paths: Iterable[Path]) -> list[Path]:
-    """The JSON files named by the paths; a folder stands for the files in it. Raises UsageError if there are none."""
+    """The JSON files named by the paths, a folder for those in it. Raises UsageError if there are none."""
     found: list[Path] = []
     for path in paths:
         if path.is_dir():

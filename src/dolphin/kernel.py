@@ -10,8 +10,8 @@ and the plain one. Both give the same bits, because
    (`dolphin.numerics`).
 
 The environment variable `DOLPHIN_KERNELS` chooses what `@kernel` returns: `compiled` (default), `checked`
-(compiled with bounds checks) or `plain` (no compiler at all). `plain(f)` gives the plain form of a kernel in any
-mode, with every kernel it calls replaced by its plain form too.
+(compiled with bounds checks) or `plain` (no compiler at all). `plain(f)` gives the plain form of a kernel in
+any mode, with every kernel it calls replaced by its plain form too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import os
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,7 +57,7 @@ def _cache_root() -> Path:
 
 
 def _prepare_cache() -> bool:
-    """Point numba at the cache of this source digest. False when no folder is writable (then nothing is cached)."""
+    """Point numba at the cache of this source digest; False without a writable folder: nothing is cached."""
     import numba
 
     folder = _cache_root() / "dolphin" / "kernels" / _source_digest()
@@ -67,7 +67,8 @@ def _prepare_cache() -> bool:
         return False
     if not os.access(folder, os.W_OK):
         return False
-    numba.config.CACHE_DIR = str(folder)
+    settings: Any = numba.config
+    settings.CACHE_DIR = str(folder)
     return True
 
 
@@ -89,7 +90,7 @@ def kernel(function: F) -> F:
     )(function)
     _KEEP.append(compiled)
     _PLAIN_TWINS[id(compiled)] = function
-    return compiled  # type: ignore[no-any-return]
+    return cast(F, compiled)
 
 
 def primitive(plain_body: F) -> Callable[[Callable[..., Any]], F]:
@@ -107,13 +108,13 @@ def primitive(plain_body: F) -> Callable[[Callable[..., Any]], F]:
         compiled = intrinsic(codegen)
         _KEEP.append(compiled)
         _PLAIN_TWINS[id(compiled)] = plain_body
-        return compiled  # type: ignore[no-any-return]
+        return cast(F, compiled)
 
     return build
 
 
 def plain(function: F) -> F:
-    """The plain Python form of a kernel, all the way down. A function that is no kernel comes back unchanged."""
+    """The plain Python form of a kernel, all the way down; what is no kernel comes back unchanged."""
     source = _PLAIN_TWINS.get(id(function))
     if source is None:
         return function
@@ -121,7 +122,9 @@ def plain(function: F) -> F:
     if done is not None:
         return done  # type: ignore[return-value]
     names = dict(source.__globals__)
-    twin = types.FunctionType(source.__code__, names, source.__name__, source.__defaults__, source.__closure__)
+    twin = types.FunctionType(
+        source.__code__, names, source.__name__, source.__defaults__, source.__closure__
+    )
     _REBUILT[id(function)] = twin
     for name, value in list(names.items()):
         if id(value) in _PLAIN_TWINS:

@@ -87,8 +87,8 @@ def exit_decision(
 ) -> tuple[int, int, float, float, float, int]:
     """(action, reason, pnl_pct, tp, sl, max_hold) of an open position on one bar.
 
-    tp, sl, pnl_pct are fractions of the entry price, bars_held and max_hold bars, leverage conviction. The tests
-    run in the order of priority; the bent tp, sl and max_hold are reported with every outcome.
+    tp, sl, pnl_pct are fractions of the entry price, bars_held and max_hold bars, leverage conviction. The
+    tests run in the order of priority; the bent tp, sl and max_hold are reported with every outcome.
     """
     pnl_pct = pnl_fraction(direction, entry, price)
     if books:
@@ -117,10 +117,8 @@ def exit_decision(
 
 
 @kernel
-def trend_recovery(
-    spread: float, spread_at_entry: float, exhaust_ratio: float, flip_ratio: float
-) -> bool:
-    """True when the velocity spread (1/s) has shrunk below a share of its entry value, or turned against it."""
+def trend_recovery(spread: float, spread_at_entry: float, exhaust_ratio: float, flip_ratio: float) -> bool:
+    """True when the velocity spread (1/s) shrank to a share of its entry value, or turned against it."""
     size = spread_at_entry if spread_at_entry >= 0.0 else -spread_at_entry
     now = spread if spread >= 0.0 else -spread
     if now <= exhaust_ratio * size:

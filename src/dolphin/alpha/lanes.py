@@ -31,7 +31,9 @@ def dc_mult(status: int, boost: float, reduce: float) -> float:
 
 
 @kernel
-def ob_signal(confidence: float, imbalance_ma5: float, persistence: float, direction: int) -> tuple[bool, float]:
+def ob_signal(
+    confidence: float, imbalance_ma5: float, persistence: float, direction: int
+) -> tuple[bool, float]:
     """(skip, confidence) after the asset's own book was heard (OB-2). Sizing does not use the confidence."""
     eff = -imbalance_ma5 if direction < 0 else imbalance_ma5
     if eff > 0.10:
@@ -85,8 +87,8 @@ def compose(
 ) -> tuple[float, float, float, int]:
     """(raw, cap, leverage, bound): the five lanes' product under its caps, all conviction (dimensionless).
 
-    bound says what decided the result: the product itself, the lanes' cap, the absolute cap, the posture's cap or
-    the minimum.
+    bound says what decided the result: the product itself, the lanes' cap, the absolute cap, the posture's
+    cap or the minimum.
     """
     raw = base_leverage * dc * regime * ob * esof
     cap = max_leverage * regime * ob * esof

@@ -21,8 +21,9 @@ def impulse_response(
 ) -> tuple[float, float, float, float, float, int, float]:
     """(mfe, mae, efficiency, alignment, noise, latency, ars) of 50 prices from index `start`, oldest first.
 
-    Steps are price differences in USDT times the direction, so mfe and mae are USDT and noise USDT squared; with
-    `relative` (research only) each step is divided by the first price. latency is 1-based, 50 without any gain.
+    Steps are price differences in USDT times the direction, so mfe and mae are USDT and noise USDT squared;
+    with `relative` (research only) each step is divided by the first price. latency is 1-based, 50 without
+    any gain.
     """
     scale = prices[start] if relative else 1.0
     total = 0.0
@@ -64,7 +65,7 @@ def impulse_response(
 
 @kernel
 def depth_adjusted_ars(ars: float, depth_quality: float) -> float:
-    """ARS after the order book's say (OB-1): deep books raise it, thin ones lower it; a negative ARS is divided."""
+    """ARS after the order book's say (OB-1): deep books raise it, thin ones lower it (a negative ARS too)."""
     factor = 1.0
     if depth_quality > 1.5:
         factor = 1.10
@@ -156,8 +157,8 @@ def select_asset(
 ) -> int:
     """Place in the ranking of the asset to trade, or -1.
 
-    Walks down: only DIRECT, no excluded symbol, none without a fresh price, none with a book too thin. There is
-    never a fallback to another asset.
+    Walks down: only DIRECT, no excluded symbol, none without a fresh price, none with a book too thin. There
+    is never a fallback to another asset.
     """
     for place in range(count):
         asset = order[place]

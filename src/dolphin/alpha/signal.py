@@ -32,8 +32,8 @@ def signal(vel_div: float, threshold: float, extreme: float, direction: int) -> 
 @kernel
 def change_bps(prices: FloatArray, n_prices: int, lookback: int) -> float:
     """Change over the last `lookback` bars in basis points of the older price; needs n_prices > lookback."""
-    p0 = prices[n_prices - lookback - 1]
-    p1 = prices[n_prices - 1]
+    p0: float = prices[n_prices - lookback - 1]
+    p1: float = prices[n_prices - 1]
     return (p1 - p0) / p0 * 10000.0
 
 

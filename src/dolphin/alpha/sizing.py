@@ -24,7 +24,8 @@ def cube(s: float, convexity: float) -> float:
     """s to the convexity; a cube is two multiplications, only another convexity uses pow."""
     if convexity == 3.0:
         return s * s * s
-    return s**convexity
+    power: float = s**convexity
+    return power
 
 
 @kernel

@@ -1,7 +1,8 @@
 """Volatility gate: is BTC moving enough to trade at all (spec 03, section 11).
 
-The test `population standard deviation > threshold` is decided on exact integers, n S2 - S1² > (n × threshold)²,
-where the float64 returns are dyadic rationals: no root, no rounding, the same answer on every machine.
+The test `population standard deviation > threshold` is decided on exact integers, n S2 - S1² > (n ×
+threshold)², where the float64 returns are dyadic rationals: no root, no rounding, the same answer on every
+machine.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ BoolArray: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 class Bar:
     """Prices known at `timestamp_ns` (the bar's close), in universe order.
 
-    `prices` has shape (n_assets,), USDT; NaN where the symbol has no fresh price on this bar. A feed turns a price
-    that is not finite and positive into NaN at its boundary and counts the rejection by symbol.
+    `prices` has shape (n_assets,), USDT; NaN where the symbol has no fresh price on this bar. A feed turns a
+    price that is not finite and positive into NaN at its boundary and counts the rejection by symbol.
     """
 
     timestamp_ns: int

@@ -1,7 +1,7 @@
 """What was decided on one bar, and the canonical bytes that every host must reproduce.
 
-`decisions_sha256` of a run is the SHA-256 over the canonical records in bar order. A record holds nothing that is
-not in a scan cache: no scan number, no wall clock, no marker of a resume.
+`decisions_sha256` of a run is the SHA-256 over the canonical records in bar order. A record holds nothing
+that is not in a scan cache: no scan number, no wall clock, no marker of a resume.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ CANONICAL_BYTES: Final = _CANONICAL.size
 class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One bar's decision with everything that led to it.
 
-    Codes are those of `dolphin.domain.codes`. Leverages and lanes are conviction (dimensionless), notional and
-    money USDT, prices USDT, vel_div 1/s, *_pct fractions of the entry price. Lanes, raw, cap, bound, leverage and
-    notional are those of the position on ENTER, HOLD and EXIT, zero on NONE. `price` is the scan price on ENTER and
-    HOLD, the price after slippage on EXIT. Values that were not evaluated on this bar are zero.
+    Codes are those of `dolphin.domain.codes`. Leverages and lanes are conviction (dimensionless), notional
+    and money USDT, prices USDT, vel_div 1/s, *_pct fractions of the entry price. Lanes, raw, cap, bound,
+    leverage and notional are those of the position on ENTER, HOLD and EXIT, zero on NONE. `price` is the scan
+    price on ENTER and HOLD, the price after slippage on EXIT. Values that were not evaluated on this bar are
+    zero.
     """
 
     bar_idx: int

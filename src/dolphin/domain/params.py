@@ -1,13 +1,14 @@
 """Parameter sets: frozen values with a hash that this file records.
 
-A host refuses to start with a named set whose hash is not the recorded one: `load_set` raises `DriftError` with
-both hashes and the keys that differ.
+A host refuses to start with a named set whose hash is not the recorded one: `load_set` raises `DriftError`
+with both hashes and the keys that differ.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
@@ -19,8 +20,8 @@ from dolphin.domain.errors import ConfigError, DriftError, nearest
 class ParameterSet:
     """One set of alpha parameters; the defaults are the champion's.
 
-    Leverages are conviction (dimensionless), `*_pct` of prices are fractions (0.0095 is 0.95 %), `*_bps` basis
-    points, `initial_capital` USDT. A value that makes no sense is refused at birth with ConfigError.
+    Leverages are conviction (dimensionless), `*_pct` of prices are fractions (0.0095 is 0.95 %), `*_bps`
+    basis points, `initial_capital` USDT. A value that makes no sense is refused at birth with ConfigError.
     """
 
     direction: int = -1
@@ -63,18 +64,22 @@ class ParameterSet:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
+            value: Any = getattr(self, field.name)
             kind = {"int": int, "float": float, "bool": bool}[str(field.type)]
             if kind is float and type(value) is int:
                 value = float(value)
                 object.__setattr__(self, field.name, value)
-            if type(value) is not kind or value != value:
-                raise ConfigError(f"parameter {field.name} is {value!r}, expected a {field.type}")
+            if type(value) is not kind or (type(value) is float and not math.isfinite(value)):
+                raise ConfigError(f"parameter {field.name} is {value!r}, expected a finite {field.type}")
         self._rule("direction", self.direction in (-1, 1), "-1 (SHORT) or +1 (LONG)")
         beyond = (self.vel_div_threshold - self.vel_div_extreme) * -self.direction
         self._rule("vel_div_extreme", beyond > 0, f"beyond vel_div_threshold {self.vel_div_threshold}")
-        self._rule("vel_div_threshold", self.vel_div_threshold * self.direction > 0, "of the direction's sign")
-        self._rule("min_leverage", 0 < self.min_leverage <= self.max_leverage, "0 < min_leverage <= max_leverage")
+        self._rule(
+            "vel_div_threshold", self.vel_div_threshold * self.direction > 0, "of the direction's sign"
+        )
+        self._rule(
+            "min_leverage", 0 < self.min_leverage <= self.max_leverage, "0 < min_leverage <= max_leverage"
+        )
         self._rule("abs_max_leverage", self.abs_max_leverage >= self.min_leverage, "at least min_leverage")
         self._rule("leverage_convexity", self.leverage_convexity > 0, "above 0")
         self._rule("fraction", 0.02 <= self.fraction <= 1.0, "0.02 to 1")
@@ -102,7 +107,7 @@ class ParameterSet:
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
     def with_values(self, values: Mapping[str, Any]) -> ParameterSet:
-        """A new set with some values replaced. Raises ConfigError on an unknown name, with the nearest known one."""
+        """A new set with some values replaced. Raises ConfigError on an unknown name, naming the nearest."""
         names = {field.name for field in fields(self)}
         for name in values:
             if name not in names:
@@ -124,7 +129,8 @@ GREEN: Final = ParameterSet(
 
 NAMED_SETS: Final[Mapping[str, ParameterSet]] = {"champion": CHAMPION, "gold": GOLD, "green": GREEN}
 
-#: The recorded hash of each named set, with its values as recorded then. A change of a set is a new record here.
+#: The recorded hash of each named set, with its values as recorded then. A change of a set is a new record
+#: here.
 RECORDED: Final[Mapping[str, str]] = {
     "champion": "cc9077cfe7b3927c",
     "gold": "de0f7fb4ff4aa590",
@@ -153,7 +159,9 @@ def load_set(name: str) -> ParameterSet:
     Raises ConfigError for an unknown name and DriftError when the set has drifted.
     """
     if name not in NAMED_SETS:
-        raise ConfigError(f"unknown parameter set {name!r}; known: {', '.join(NAMED_SETS)}.{nearest(name, NAMED_SETS)}")
+        raise ConfigError(
+            f"unknown parameter set {name!r}; known: {', '.join(NAMED_SETS)}.{nearest(name, NAMED_SETS)}"
+        )
     return check_drift(name, NAMED_SETS[name])
 
 
@@ -166,7 +174,8 @@ def check_drift(name: str, current: ParameterSet) -> ParameterSet:
     )
     raise DriftError(
         f"parameter set {name!r} has drifted: hash {current.hash()}, recorded {RECORDED[name]}; "
-        f"differing: {differing or 'names or types of keys'}; restore the values or record a new set under its own name"
+        f"differing: {differing or 'names or types of keys'}; "
+        "restore the values or record a new set under its own name"
     )
 
 

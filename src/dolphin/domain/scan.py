@@ -1,7 +1,7 @@
 """The scan record, schema version 5.0.0: one tick of the scanner.
 
-The fields up to `missing_asset_count` are the 27 columns of the store, in order; the rest travels as metadata.
-A column is None where it is ambiguous (rotation and loadings of a clustered spectrum).
+The fields up to `missing_asset_count` are the 27 columns of the store, in order; the rest travels as
+metadata. A column is None where it is ambiguous (rotation and loadings of a clustered spectrum).
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     """One published scan.
 
     `lambda_max` is dimensionless in [1, n_assets]; `velocity` is in 1/s; `rotation` in radians;
-    `instability` is dimensionless. `asset_prices` are in USDT, NaN-free: an asset without any price yet has None.
+    `instability` is dimensionless. `asset_prices` are in USDT, NaN-free: an asset without any price yet has
+    None.
     """
 
     scan_number: int
@@ -84,8 +85,8 @@ def regime_from_vel_div(vel_div: float) -> float:
 class ScanRow:
     """What a decision needs of a scan, and no more: every host can make it, from a scan or from a scan cache.
 
-    `prices` has shape (n_assets,), USDT, NaN where an asset never had one; velocities in 1/s; instability_50 is NaN
-    where it was ambiguous; `stale` names the assets without a fresh price on this bar.
+    `prices` has shape (n_assets,), USDT, NaN where an asset never had one; velocities in 1/s; instability_50
+    is NaN where it was ambiguous; `stale` names the assets without a fresh price on this bar.
     """
 
     scan_number: int

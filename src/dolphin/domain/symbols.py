@@ -23,14 +23,15 @@ STABLECOINS = frozenset(
 
 
 def check_universe(symbols: Sequence[str], source: str) -> tuple[str, ...]:
-    """The symbols as a universe. Raises ConfigError when one is malformed or stands twice, or there are none."""
+    """The symbols as a universe. Raises ConfigError when one is malformed or twice there, or none is."""
     if not symbols:
         raise ConfigError(f"{source}: no symbols; a universe needs at least one")
     seen: set[str] = set()
     for symbol in symbols:
         if not _SYMBOL.fullmatch(symbol):
             raise ConfigError(
-                f"{source}: {symbol!r} is no symbol; expected 2 to {SYMBOL_BYTES_MAX} capitals and digits, like BTCUSDT"
+                f"{source}: {symbol!r} is no symbol; expected 2 to {SYMBOL_BYTES_MAX} capitals and digits, "
+                "like BTCUSDT"
             )
         if symbol in seen:
             raise ConfigError(f"{source}: {symbol} stands twice; remove one")

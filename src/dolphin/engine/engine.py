@@ -1,7 +1,7 @@
 """The engine: one alpha, stepped by any host. Pure: no clock, no I/O, no chance of its own.
 
-`step_bar` is the only way a decision is made. `state()` holds everything; `restore` and going on equals never having
-stopped, bit for bit.
+`step_bar` is the only way a decision is made. `state()` holds everything; `restore` and going on equals never
+having stopped, bit for bit.
 """
 
 from __future__ import annotations
@@ -146,7 +146,9 @@ class Engine:
             return self.capital
         price = float(self._s.history[held, self._s.history_len[held] - 1])
         entry = float(self._s.floats[st.ENTRY_PRICE])
-        return self.capital + self.params.direction * (price - entry) / entry * float(self._s.floats[st.NOTIONAL])
+        return self.capital + self.params.direction * (price - entry) / entry * float(
+            self._s.floats[st.NOTIONAL]
+        )
 
     def extend_draws(self, draws: FloatArray) -> None:
         """Replace the random stream by a longer piece of the same stream."""
@@ -166,11 +168,13 @@ class Engine:
     ) -> None:
         """Open a UTC day with its breaker, forewarner gate and posture.
 
-        Histories, position, buckets, streak and bar_idx go on. Raises InvariantError when the direction is not the
-        set's, or the last day was not ended.
+        Histories, position, buckets, streak and bar_idx go on. Raises InvariantError when the direction is
+        not the set's, or the last day was not ended.
         """
         if direction != self.params.direction:
-            raise InvariantError(f"begin_day {date}: direction {direction}, the set trades {self.params.direction}")
+            raise InvariantError(
+                f"begin_day {date}: direction {direction}, the set trades {self.params.direction}"
+            )
         if self._day:
             raise InvariantError(f"begin_day {date}: day {self._day} is still open; end_day first")
         self._day = date
@@ -202,13 +206,13 @@ class Engine:
         return result
 
     def set_posture(self, posture: int) -> None:
-        """Set the posture between bars. A halt that came from a posture ends with it. Raises InvariantError."""
+        """Set the posture between bars; a posture's halt ends with it. Raises InvariantError."""
         if not 0 <= posture < len(POSTURES):
             raise InvariantError(f"posture code {posture}, expected 0 to {len(POSTURES) - 1}")
         self._s.ints[st.POSTURE] = posture
 
     def update_acb_boost(self, boost: float, beta: float) -> None:
-        """Apply a circuit-breaker update between bars; one that calms down closes the position on the next bar."""
+        """Apply a breaker update between bars; one that calms down closes the position on the next bar."""
         f = self._s.floats
         if self._s.ints[st.POSITION] != st.NONE and normalised(float(f[st.BOOST]), boost):
             self._s.ints[st.ACB_FLAG] = 1
@@ -244,22 +248,26 @@ class Engine:
         bar_idx : rises by one or more a bar and is never reset
         vel_div, v50_vel, v750_vel : 1/s
         prices : float64 (n_assets,), USDT; NaN where an asset never had one
-        stale : bool (n_assets,), assets without a fresh price on this bar
+        stale : bool (n_assets,), assets without a fresh price on this bar; one with a NaN price always counts
         books : order books, or None when absent
         refusal : a reason code of the host's own that forbids an entry on this bar
 
-        Raises InvariantError on a bar that does not come after the last one, a non-finite input, or an exhausted
-        random stream.
+        Raises InvariantError on a bar that does not come after the last one, a non-finite input, an array of
+        another length than the universe, or an exhausted random stream.
         """
         s = self._s
         if bar_idx <= s.ints[st.LAST_BAR]:
-            raise InvariantError(f"step_bar: bar {bar_idx} does not come after bar {int(s.ints[st.LAST_BAR])}")
+            raise InvariantError(
+                f"step_bar: bar {bar_idx} does not come after bar {int(s.ints[st.LAST_BAR])}"
+            )
         if not self._day:
             raise InvariantError(f"step_bar: bar {bar_idx} outside a day; begin_day first")
         if not (np.isfinite(vel_div) and np.isfinite(v50_vel) and np.isfinite(v750_vel)):
             raise InvariantError(f"step_bar: bar {bar_idx} has a velocity that is not finite")
         if s.ints[st.DRAW_POSITION] >= len(self._draws):
             raise InvariantError(f"step_bar: the random stream of {len(self._draws)} values is exhausted")
+        self._check_shapes(bar_idx, prices, stale, books)
+        absent = ~(prices > 0.0)
         bar = st.BarInput(
             float(vel_div),
             float(v50_vel),
@@ -268,20 +276,34 @@ class Engine:
             refusal,
             float(esof_mult),
             prices,
-            np.zeros(len(self.symbols), np.bool_) if stale is None else stale,
+            absent if stale is None else absent | stale,
         )
-        self._step(
-            self._p, s, bar_idx, bar, books or self._no_books, self._draws, self._out_f, self._out_i
-        )
+        self._step(self._p, s, bar_idx, bar, books or self._no_books, self._draws, self._out_f, self._out_i)
         return self._decision(bar_idx, timestamp_ns, scan_number, bar, books_label)
+
+    def _check_shapes(
+        self, bar_idx: int, prices: FloatArray, stale: BoolArray | None, books: st.Books | None
+    ) -> None:
+        """The kernels index by asset without bounds checks: every array has the universe's length."""
+        shape = (len(self.symbols),)
+        arrays: dict[str, FloatArray | BoolArray] = {"prices": prices}
+        if stale is not None:
+            arrays["stale"] = stale
+        if books is not None:
+            arrays |= {name: getattr(books, name) for name in st.BOOK_ARRAYS}
+        for name, array in arrays.items():
+            if array.shape != shape:
+                raise InvariantError(
+                    f"step_bar: bar {bar_idx}: {name} has shape {array.shape}, expected {shape}"
+                )
 
     def _decision(
         self, bar_idx: int, timestamp_ns: int, scan_number: int, bar: st.BarInput, books_label: str
     ) -> Decision:
         f = self._s.floats.tolist()
         i = self._s.ints.tolist()
-        out_f = dict(zip(kernels.OUT_FLOAT_NAMES, self._out_f.tolist(), strict=True))
-        out_i = dict(zip(kernels.OUT_INT_NAMES, self._out_i.tolist(), strict=True))
+        out_f: dict[str, Any] = dict(zip(kernels.OUT_FLOAT_NAMES, self._out_f.tolist(), strict=True))
+        out_i: dict[str, Any] = dict(zip(kernels.OUT_INT_NAMES, self._out_i.tolist(), strict=True))
         asset = out_i.pop("asset")
         stale_price = out_i.pop("stale_price") == 1
         held: dict[str, Any] = {}
@@ -328,13 +350,16 @@ class Engine:
     def restore(self, snapshot: Snapshot) -> None:
         """Take over a saved state. Raises InvariantError when it belongs to another set or universe."""
         if snapshot.set_hash != self.params.hash():
-            raise InvariantError(f"restore: state of set {snapshot.set_hash}, this engine runs {self.params.hash()}")
+            raise InvariantError(
+                f"restore: state of set {snapshot.set_hash}, this engine runs {self.params.hash()}"
+            )
         if snapshot.symbols != self.symbols:
             raise InvariantError("restore: state of another universe; the symbols or their order differ")
+        for name in st.SAVED:  # all of them before the first is taken over: a refused state changes nothing
+            found, expected = len(snapshot.arrays.get(name, b"")), getattr(self._s, name).nbytes
+            if found != expected:
+                raise InvariantError(f"restore: {name} has {found} bytes, expected {expected}")
         for name in st.SAVED:
             array = getattr(self._s, name)
-            data = np.frombuffer(snapshot.arrays[name], dtype=array.dtype)
-            if data.size != array.size:
-                raise InvariantError(f"restore: {name} has {data.size} values, expected {array.size}")
-            array[...] = data.reshape(array.shape)
+            array[...] = np.frombuffer(snapshot.arrays[name], dtype=array.dtype).reshape(array.shape)
         self._day = snapshot.day

@@ -1,7 +1,7 @@
-"""The engine's state, parameters and inputs in the form that kernels take: named tuples of arrays and scalars.
+"""The engine's state, parameters and inputs in the form that kernels take: named tuples.
 
-Invariants: 1. the state is nothing but these arrays, so saving them is saving everything; 2. `bar_idx` is never
-reset; 3. the random stream is an input, the state holds only the position in it.
+Invariants: 1. the state is nothing but these arrays, so saving them is saving everything; 2. `bar_idx` is
+never reset; 3. the random stream is an input, the state holds only the position in it.
 """
 
 from __future__ import annotations
@@ -192,6 +192,10 @@ class Books(NamedTuple):
     depth_quality: FloatArray
     fill_probability: FloatArray
     withdrawal_velocity: FloatArray
+
+
+#: The arrays of Books, its last fields.
+BOOK_ARRAYS: Final = Books._fields[-5:]
 
 
 class BarInput(NamedTuple):

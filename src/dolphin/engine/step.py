@@ -1,8 +1,9 @@
 """The bar loop's one step, as a kernel: (parameters, state, bar) → the state moved on and one record.
 
-Composed of the alpha's own kernels; nothing of the alpha is written again here. Order of work on a bar, as in spec 03
-section 10: histories, regime lane, exit management, then entry. The signal is tested before the gates, so that a
-recorded reason other than NO_SIGNAL always means a signal that something stopped; which bars trade is the same.
+Composed of the alpha's own kernels; nothing of the alpha is written again here. Order of work on a bar, as in
+spec 03 section 10: histories, regime lane, exit management, then entry. The signal is tested before the
+gates, so that a recorded reason other than NO_SIGNAL always means a signal that something stopped; which bars
+trade is the same.
 """
 
 from __future__ import annotations
@@ -157,7 +158,7 @@ OUT_INT_NAMES: Final = (
 
 @kernel
 def append_prices(s: State, prices: FloatArray) -> None:
-    """Append each price > 0 (USDT) to its asset's history; past 500 entries keep the last 200. NaN is no price."""
+    """Append each price > 0 (USDT) to its history; past 500 entries keep the last 200. NaN is no price."""
     for asset in range(prices.shape[0]):
         price = prices[asset]
         if not price > 0.0:
@@ -176,8 +177,8 @@ def append_prices(s: State, prices: FloatArray) -> None:
 def proxy_update(s: State, instability_50: float, v750_velocity: float) -> None:
     """Percentile rank of instability_50 - v750_velocity among the last 500 bars, and the size factor from it.
 
-    The rank counts the values below plus half of the equal ones, the newest among them. NaN leaves the factor as it
-    was and records nothing.
+    The rank counts the values below plus half of the equal ones, the newest among them. NaN leaves the factor
+    as it was and records nothing.
     """
     proxy = instability_50 - v750_velocity
     if proxy != proxy:
@@ -200,12 +201,13 @@ def proxy_update(s: State, instability_50: float, v750_velocity: float) -> None:
 
 @kernel
 def vel_div_trend(s: State, lookback: int) -> float:
-    """vel_div now minus vel_div `lookback` entries from the end (the newest is the first); 0 with fewer bars."""
+    """vel_div now minus vel_div `lookback` entries from the end, the newest the first; 0 with fewer bars."""
     count = s.ints[BAR_COUNT]
     if count < lookback:
         return 0.0
     newest: float = s.vel_divs[(count - 1) % VEL_DIV_KEPT]
-    return newest - s.vel_divs[(count - lookback) % VEL_DIV_KEPT]
+    oldest: float = s.vel_divs[(count - lookback) % VEL_DIV_KEPT]
+    return newest - oldest
 
 
 @kernel
@@ -222,7 +224,7 @@ def recent_results(s: State) -> tuple[int, int]:
 
 @kernel
 def ob_edge(p: StepParams, s: State, books: Books, asset: int, draws: FloatArray) -> float:
-    """Layer 4's edge of one exit as a fraction of the notional; without books one draw of the stream decides."""
+    """Layer 4's edge of one exit, a fraction of the notional; without books one draw decides."""
     if not p.use_ob_edge:
         return 0.0
     if books.present:
@@ -230,7 +232,7 @@ def ob_edge(p: StepParams, s: State, books: Books, asset: int, draws: FloatArray
             edge: float = books.fill_probability[asset] * p.ob_edge_bps * 1e-4
             return edge
         return 0.0
-    draw = draws[s.ints[DRAW_POSITION]]
+    draw: float = draws[s.ints[DRAW_POSITION]]
     s.ints[DRAW_POSITION] += 1
     if draw < p.ob_confirm_rate:
         return p.ob_edge_bps * 1e-4
@@ -350,7 +352,9 @@ def entry_gate(p: StepParams, s: State, bar_idx: int, bar: BarInput) -> int:
 
 
 @kernel
-def choose_asset(p: StepParams, s: State, bar: BarInput, books: Books, out_f: FloatArray, out_i: IntArray) -> int:
+def choose_asset(
+    p: StepParams, s: State, bar: BarInput, books: Books, out_f: FloatArray, out_i: IntArray
+) -> int:
     """Index of the asset to trade, or NONE; never a fallback while selection is on."""
     if not p.use_selection:
         if p.btc == NONE or bar.stale[p.btc] or s.history_len[p.btc] == 0:
@@ -368,7 +372,9 @@ def choose_asset(p: StepParams, s: State, bar: BarInput, books: Books, out_f: Fl
         s.actions,
         s.ars,
     )
-    place = select_asset(s.order, s.actions, ranked, p.excluded, bar.stale, books.present, books.depth_quality)
+    place = select_asset(
+        s.order, s.actions, ranked, p.excluded, bar.stale, books.present, books.depth_quality
+    )
     out_i[O_RANKED] = ranked
     if place < 0:
         return NONE
@@ -411,7 +417,9 @@ def try_entry(
     if status == DC_CONTRADICT and p.dc_skip:
         return DC_REFUSED
     if books.present:
-        skip, confidence = ob_signal(confidence, books.imbalance_ma5[asset], books.persistence[asset], p.direction)
+        skip, confidence = ob_signal(
+            confidence, books.imbalance_ma5[asset], books.persistence[asset], p.direction
+        )
         out_f[O_CONFIDENCE] = confidence
         if skip:
             return OB_REFUSED
@@ -497,7 +505,8 @@ def step(
 ) -> None:
     """One bar: moves the state on in place and fills the records out_f and out_i.
 
-    draws holds the stream RandomState(seed).random_sample() from its start, longer than the position in the state.
+    draws holds the stream RandomState(seed).random_sample() from its start, longer than the position in the
+    state.
     """
     for i in range(out_f.shape[0]):
         out_f[i] = 0.0
@@ -506,9 +515,7 @@ def step(
     out_i[O_ASSET] = NONE
     append_prices(s, bar.prices)
     ratio = signal_ratio(bar.vel_div, p.threshold, p.extreme)
-    s.floats[REGIME] = regime_size_mult(
-        s.floats[BOOST], s.floats[BETA], cube(ratio, 3.0), s.floats[MC_SCALE]
-    )
+    s.floats[REGIME] = regime_size_mult(s.floats[BOOST], s.floats[BETA], cube(ratio, 3.0), s.floats[MC_SCALE])
     s.vel_divs[s.ints[BAR_COUNT] % VEL_DIV_KEPT] = bar.vel_div
     s.ints[BAR_COUNT] += 1
     s.ints[LAST_BAR] = bar_idx

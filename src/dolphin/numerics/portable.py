@@ -1,8 +1,8 @@
 """Logarithm and exponential with the same bits on every machine, compiled or not.
 
-Built from + - * /, comparisons, frexp and ldexp alone: the C library's and numpy's own change with the library's
-version and the processor. The algorithms are fdlibm's (Sun Microsystems, 1993: `s_log1p.c`, `e_exp.c`), whose
-errors stay below 1 ulp.
+Built from + - * /, comparisons, frexp and ldexp alone: the C library's and numpy's own change with the
+library's version and the processor. The algorithms are fdlibm's (Sun Microsystems, 1993: `s_log1p.c`,
+`e_exp.c`), whose errors stay below 1 ulp.
 """
 
 from __future__ import annotations

@@ -54,10 +54,11 @@ def withdrawal_velocity(depths: FloatArray, lookback: int) -> float:
         n = lookback
     if n < 1:
         return 0.0
-    old = depths[depths.shape[0] - 1 - n]
+    old: float = depths[depths.shape[0] - 1 - n]
     if old <= 0.0:
         return 0.0
-    return (depths[depths.shape[0] - 1] - old) / old
+    new: float = depths[depths.shape[0] - 1]
+    return (new - old) / old
 
 
 @kernel

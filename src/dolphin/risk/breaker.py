@@ -22,8 +22,8 @@ def _below(value: float, strong: float, weak: float) -> float:
 def acb_boost(funding: float, dvol: float, fng: float, taker: float) -> tuple[float, float]:
     """(signals, boost) of the day's factors; a missing factor is NaN and contributes 0.
 
-    funding is the rate per interval, dvol annualised percent, fng 0 to 100, taker the buy ratio. Fear and greed
-    counts only when another factor signals.
+    funding is the rate per interval, dvol annualised percent, fng 0 to 100, taker the buy ratio. Fear and
+    greed counts only when another factor signals.
     """
     signals = _below(funding, -0.0001, 0.0)
     if dvol > 80.0:
@@ -41,14 +41,14 @@ def acb_boost(funding: float, dvol: float, fng: float, taker: float) -> tuple[fl
 
 @kernel
 def acb_beta(w750: float, threshold: float, stress: float) -> float:
-    """Beta from the day's w750 velocity (1/s) against its threshold, raised by the books' stress in [0, 1]."""
+    """Beta from the day's w750 velocity and its threshold (1/s), raised by the books' stress in [0, 1]."""
     beta = 0.8 if w750 >= threshold else 0.2
     return beta * (1.0 + 0.25 * stress)
 
 
 @kernel
 def normalised(old_boost: float, new_boost: float) -> bool:
-    """True when an update takes the breaker from alarmed to calm: an open position closes on the next bar."""
+    """True when an update calms the breaker down: an open position closes on the next bar."""
     return old_boost >= 1.25 and new_boost < 1.10
 
 

@@ -36,8 +36,8 @@ def esof_mult(score: float, age_s: float) -> float:
 def esof_fold(leverage: float, notional: float, mult: float) -> tuple[float, float]:
     """(leverage, notional in USDT) after the haircut, rounded to 6 and 12 decimals.
 
-    Only for a size composed with the lane at 1 (never both). A multiplier of 1 changes nothing, not even by rounding.
-    Plain Python only: correct decimal rounding is no part of a compiled path.
+    Only for a size composed with the lane at 1 (never both). A multiplier of 1 changes nothing, not even by
+    rounding. Plain Python only: correct decimal rounding is no part of a compiled path.
     """
     m = min(max(mult, 0.0), 1.0)
     if abs(m - 1.0) < 1e-9:

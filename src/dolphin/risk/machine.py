@@ -49,7 +49,7 @@ def round_half_even(x: float) -> int:
 
 @kernel
 def exchange_leverage(conviction: float, cap: int, curve: int) -> int:
-    """The exchange's leverage setting in [1, cap] for a conviction in [0.5, 9]; margin only, never the size."""
+    """The exchange's leverage setting in [1, cap] for a conviction in [0.5, 9]; margin only, no size."""
     t = (conviction - CONVICTION_MIN) / (CONVICTION_MAX - CONVICTION_MIN)
     t = clamp(t, 0.0, 1.0)
     if curve == CURVE_CUBIC:
