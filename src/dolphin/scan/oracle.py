@@ -75,10 +75,14 @@ class FlintMoments:
 
     def matrix(self, k: int) -> fmpz_mat:
         """M of window k, shape (n_assets, n_assets)."""
-        sums = self._sums[k]
-        full = sums * self.windows[k] - sums * _unit(sums.nrows()) * sums
-        table = full.tolist()
-        return fmpz_mat([row[1:] for row in table[1:]])
+        w, table = self.windows[k], self._sums[k].tolist()
+        total = table[0]
+        return fmpz_mat(
+            [
+                [w * x - s * t for x, t in zip(row[1:], total[1:], strict=True)]
+                for row, s in zip(table[1:], total[1:], strict=True)
+            ]
+        )
 
 
 class FlintSolver:
@@ -101,13 +105,6 @@ class FlintSolver:
         end = len(self._moments.rows) - lag
         rows = self._moments.rows[end - self.windows[k] : end]
         return solve_matrix(covariance_matrix([row[1:] for row in rows]), target_bits)
-
-
-def _unit(n: int) -> fmpz_mat:
-    """The n x n matrix with a single 1 at its head."""
-    e = fmpz_mat(n, n)
-    e[0, 0] = 1
-    return e
 
 
 def _submatrix(M: fmpz_mat, keep: list[int]) -> fmpz_mat:
@@ -146,7 +143,7 @@ def solve_matrix(M: fmpz_mat, target_bits: int = TARGET_BITS) -> WindowSolution:
             mu = _bound_of_the_rest(C, values, vectors, 1)
             if zero:
                 mu = max(mu, 1.0)
-            lam, raw, angle = _refine(M, C, values, vectors, mu, target_bits + gap_bits)
+            lam, raw, angle = _refine(M, values, vectors, mu, target_bits + gap_bits)
             vector = UnitVector(n, np.array(active, np.int64), angle)
             vector._balls = enclose(raw, active, n, angle)
             return WindowSolution(ok, lam, vector, zero)
@@ -170,7 +167,7 @@ def _bound_of_the_rest(C: FloatArray, values: FloatArray, vectors: FloatArray, k
     top = float(values[-1])
     slack = 8.0 * k * (n + 2) ** 2 * 2.0**-53 * top
     if k >= n:
-        return 0.0
+        return -1.0
     split = float(values[-k]) - float(values[-k - 1])
     X = vectors[:, -k:]
     deflated = C - (X * values[-k:]) @ X.T
@@ -185,7 +182,7 @@ def _bound_of_the_rest(C: FloatArray, values: FloatArray, vectors: FloatArray, k
 
 
 def _refine(
-    M: fmpz_mat, C: FloatArray, values: FloatArray, vectors: FloatArray, mu: float, target_bits: int
+    M: fmpz_mat, values: FloatArray, vectors: FloatArray, mu: float, target_bits: int
 ) -> tuple[Ball, list[arb], int]:
     """Sweeps for one eigenpair: exact-precision residual, float64 correction. Returns (lambda, v before
     norming, angle).
@@ -196,7 +193,8 @@ def _refine(
     T = arb_mat(M)
     D = [T[i, i] for i in range(n)]
     root = [x.sqrt() for x in D]
-    d = np.array([float(1 / x) for x in root])
+    inverse_root = [1 / x for x in root]
+    d = np.array([float(x) for x in inverse_root])
     inverse = 1.0 / (values[-1] - values[:-1])
     rest = vectors[:, :-1]
     v = vectors[:, -1]
@@ -205,11 +203,10 @@ def _refine(
     u = [x.mid() for x in u]
     for _ in range(_SWEEPS_MAX):
         s = (T * arb_mat([[x] for x in u])).entries()
-        rho = [s[i] - lam * (D[i] * u[i]) for i in range(n)]
-        r = [x / y for x, y in zip(rho, root, strict=True)]
-        norm2 = sum((x * x for x in r), arb(0))
-        size2 = sum((D[i] * u[i] * u[i] for i in range(n)), arb(0))
-        radius = (norm2 / size2).nonnegative_part().sqrt().upper()
+        w = [x * y for x, y in zip(D, u, strict=True)]
+        r = [(a - lam * b) * c for a, b, c in zip(s, w, inverse_root, strict=True)]
+        size = sum((a * b for a, b in zip(w, u, strict=True)), arb(0))
+        radius = (sum((x * x for x in r), arb(0)) / size).nonnegative_part().sqrt().upper()
         relative = radius / lam
         if radius == 0 or _exponent(relative) <= -target_bits:
             gap = lam - radius - arb(mu)
@@ -220,9 +217,9 @@ def _refine(
             ball = Ball((low + high) >> 1, ((high - low) >> 1) + 1, target_bits + 64)
             return ball, [x * y for x, y in zip(u, root, strict=True)], _exponent(angle)
         exponent = _exponent(radius)
-        scaled = np.array([float((x * arb(2) ** -exponent).mid()) for x in r])
+        unit, inverse_unit = arb(2) ** exponent, arb(2) ** -exponent
+        scaled = np.array([float(x * inverse_unit) for x in r])
         correction = d * (rest @ (inverse * (rest.T @ scaled)))
-        unit = arb(2) ** exponent
         u = [(x + arb(float(c)) * unit).mid() for x, c in zip(u, correction, strict=True)]
         lam = (lam + arb(float(v @ scaled)) * unit).mid()
     raise InvariantError("the sweeps did not reach their precision")
@@ -235,6 +232,19 @@ def _exponent(x: arb) -> int:
         return -(10**6)
     mantissa, exponent = upper.man_exp()
     return int(mantissa).bit_length() + int(exponent)
+
+
+def _cluster_size(values: FloatArray) -> int:
+    """How many of the ascending eigenvalues to treat as one dominant cluster, at least 2.
+
+    The spectrum is cut where the relative distance to the top grows most from one eigenvalue to the next,
+    among the places where it is above 1e-7; where there is none, everything is one cluster.
+    """
+    distance = np.maximum(1.0 - values[::-1] / values[-1], 1e-15)
+    growth = np.where(distance[2:] > 1e-7, distance[2:] / distance[1:-1], 0.0)
+    if not growth.any():
+        return len(values)
+    return int(np.argmax(growth)) + 2
 
 
 def _clustered(
@@ -250,29 +260,16 @@ def _clustered(
 ) -> WindowSolution:
     """lambda_1 by a certified invariant subspace, and the decision whether the spectrum is clustered."""
     n = len(values)
-    top = float(values[-1])
-    # Cut the spectrum where the ratio of neighbouring distances to the top is largest, outside the cluster
-    # proper.
-    distance = np.maximum(1.0 - values[::-1] / top, 1e-15)
-    steps = [distance[k] / distance[k - 1] if k > 1 else 1.0 for k in range(1, n)]
-    k = (
-        n
-        if n == 1
-        else int(np.argmax([s if distance[i + 1] > 1e-7 else 0.0 for i, s in enumerate(steps)])) + 1
-    )
-    if n > 1 and distance[n - 1] <= 1e-7:
-        k = n
-    scale_bits = max(int(M[i, i]).bit_length() for i in range(n)) - min(
-        int(M[i, i]).bit_length() for i in range(n)
-    )
+    k = _cluster_size(values)
+    sizes = [int(M[i, i]).bit_length() for i in range(n)]
+    scale_bits = max(sizes) - min(sizes)
     bits = 2 * target_bits + 128 + scale_bits
     with working_precision(bits):
-        mu = max(_bound_of_the_rest(C, values, vectors, k), 1.0 if zero else 0.0)
-        small, radius = _invariant_block(M, values, vectors, k, target_bits + 40)
-        lam1, lam2 = _two_largest(small, k)
-        lam1 = lam1 + arb(0, radius)
-        lam2 = lam2 + arb(0, radius)
-        if not lam1 > arb(mu):
+        mu = arb(_bound_of_the_rest(C, values, vectors, k))
+        block, radius = _invariant_block(M, values, vectors, k, target_bits + 40)
+        error = arb(0, radius)
+        lam1, lam2, least = (x + error for x in _eigenvalue_bounds(block, k))
+        if not least > mu:
             raise InvariantError("the dominant cluster is not separated")
         if zero and not lam2 > 1:
             lam2 = lam2.max(arb(1))
@@ -285,7 +282,7 @@ def _clustered(
         if not lam2 < threshold:
             return WindowSolution(OUTCOME_CLUSTERED, ball, None, zero)
         second = float(lam2.upper()) * (1.0 + 2.0**-50)
-        lam, raw, angle = _refine(M, C, values, vectors, second, target_bits + CLUSTER_BITS + 4)
+        lam, raw, angle = _refine(M, values, vectors, second, target_bits + CLUSTER_BITS + 4)
         vector = UnitVector(n_assets, np.array(active, np.int64), angle)
         vector._balls = enclose(raw, active, n_assets, angle)
         return WindowSolution(ok, lam, vector, zero)
@@ -346,26 +343,22 @@ def _orthonormal_block(C: arb_mat, X: arb_mat, k: int) -> arb_mat:
     return Y.transpose() * C * Y
 
 
-def _two_largest(B: arb_mat, k: int) -> tuple[arb, arb]:
-    """Enclosures of the two largest eigenvalues of a symmetric k x k matrix, k >= 2 (k = 1: both the
-    same).
-    """
-    if k == 1:
-        return B[0, 0], B[0, 0]
-    # Nearly scalar: Weyl. Otherwise isolate the eigenvalues; a multiple one inside a larger block is deflated
-    # by Weyl on the block that acb_mat.eig encloses.
+def _eigenvalue_bounds(B: arb_mat, k: int) -> tuple[arb, arb, arb]:
+    """Enclosures of the two largest eigenvalues and of the least one of a symmetric k x k matrix, k >= 2."""
+    # A nearly scalar block is enclosed by Weyl's inequality: acb_mat.eig needs eigenvalues that it can
+    # isolate or clusters that are tight beside their distance to the others.
     centre = sum((B[i, i] for i in range(k)), arb(0)) / k
     centre = centre.mid()
     parts = [B[i, j] - (centre if i == j else 0) for i in range(k) for j in range(k)]
     spread = sum((x * x for x in parts), arb(0)).nonnegative_part().sqrt().upper()
     if _exponent(spread / centre) < -520:
         ball = centre + arb(0, spread)
-        return ball, ball
+        return ball, ball, ball
     shifted = acb_mat([[B[i, j] - (centre if i == j else 0) for j in range(k)] for i in range(k)])
     found = [z.real + centre for z in shifted.eig(multiple=True)]
     lows = sorted((z.lower() for z in found), key=_order)
     highs = sorted((z.upper() for z in found), key=_order)
-    return lows[-1].union(highs[-1]), lows[-2].union(highs[-2])
+    return lows[-1].union(highs[-1]), lows[-2].union(highs[-2]), lows[0].union(highs[0])
 
 
 def _order(x: arb) -> Fraction:
