@@ -224,6 +224,17 @@ class ScanStore:
             except DataError as error:
                 self.quarantine(path, str(error))
 
+    def scans_of_day(self, day: str) -> Iterator[Scan]:
+        """The scans of one UTC day, ordered by number; nothing for a day without a folder. See `scans`."""
+        if day not in self._days():
+            return
+        for _, name in sorted(self._list_day(day, quarantine_foreign=True)):
+            path = self.folder / day / name
+            try:
+                yield self.read(path)
+            except DataError as error:
+                self.quarantine(path, str(error))
+
     def next_scan_number(self) -> int:
         """The highest number on disk plus one; 1 for an empty store. Lists every day folder, the newest
         first.

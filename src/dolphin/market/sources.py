@@ -7,14 +7,18 @@ from pathlib import Path
 
 from dolphin.market.feed import Feed
 from dolphin.market.recorded import RecordedFeed
+from dolphin.market.scan_cache import CacheFeed, is_cache
 from dolphin.market.universe import DEFAULT_ASSETS
 
 
 def open_recorded(
     path: Path | str, universe: Path | Sequence[str] | None = None, assets: int = DEFAULT_ASSETS
 ) -> Feed:
-    """Open the recording at `path`, a price panel.
+    """Open the recording at `path`: a price panel, a scan cache (folder or storage root), or one day's cache
+    file.
 
     Raises DataError or StoreError with one line, UsageError when `assets` is below one.
     """
+    if is_cache(Path(path)):
+        return CacheFeed(path, universe=universe, assets=assets)
     return RecordedFeed(path, universe=universe, assets=assets)
