@@ -99,6 +99,14 @@ def find_gaps(timestamp_ns: IntArray, interval_ns: int) -> tuple[Gap, ...]:
     )
 
 
+def accepted_stamps(stamps: IntArray) -> BoolArray:
+    """True for the bars a scanner takes: later than every bar before. Shape as `stamps`, int64 ns."""
+    before = np.maximum.accumulate(stamps)
+    keep = np.ones(len(stamps), dtype=np.bool_)
+    keep[1:] = stamps[1:] > before[:-1]
+    return keep
+
+
 def note_of_gaps(gaps: tuple[Gap, ...]) -> str:
     """One sentence that names the first gaps and counts the rest."""
     named = "; ".join(str(gap) for gap in gaps[:GAPS_NAMED])

@@ -37,6 +37,7 @@ from dolphin.domain.symbols import SYMBOL_BYTES_MAX, check_universe
 from dolphin.market.feed import (
     RULES,
     Gap,
+    accepted_stamps,
     digest,
     find_gaps,
     modal_interval_ns,
@@ -107,7 +108,7 @@ class RecordedFeed:
         self._stamps: IntArray = ts + interval_ns
         self._prices: FloatArray | None = prices
         self.n_bars: int | None = len(ts)
-        self.gaps: tuple[Gap, ...] = find_gaps(self._stamps, interval_ns)
+        self.gaps: tuple[Gap, ...] = find_gaps(self._stamps[accepted_stamps(self._stamps)], interval_ns)
         self._reject(prices)
         self._tell()
         prices.setflags(write=False)

@@ -201,8 +201,15 @@ class ScanStore:
 
     def find(self, scan_number: int) -> Path | None:
         """The file of a scan number (the newest one, should foreign scanners have reused it), or None."""
-        found = self._files_of(scan_number)
-        return found[-1] if found else None
+        for day in self._days():
+            names = [name for number, name in self._list_day(day) if number == scan_number]
+            if names:
+                return self.folder / day / max(names)
+        return None
+
+    def days(self) -> list[str]:
+        """The UTC days that have a folder, the oldest first. Raises StoreError when they cannot be listed."""
+        return self._days()[::-1]
 
     def scans(self, after: int = -1) -> Iterator[Scan]:
         """The scans with a number above `after`, in the order of their numbers, as the folders stand at the

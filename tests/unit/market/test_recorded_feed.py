@@ -173,6 +173,7 @@ def test_duplicate_and_backward_times_are_delivered_as_they_come(tmp_path):
     told = "\n".join(feed.notes)
     assert "1 duplicate timestamp" in told
     assert "1 backward timestamp" in told
+    assert feed.gaps == ()
 
 
 def test_universe_files_choose_and_order(tmp_path):

@@ -10,11 +10,20 @@ import pytest
 from dolphin.domain.clock import iso_from_ns
 from dolphin.domain.errors import StoreError, UsageError
 from dolphin.domain.scan import WARMUP_PRICES
+from dolphin.kernel import MODE, plain
 from dolphin.market.feed import Feed
 from dolphin.market.quick_scan import log_returns, rolling_lambda_max
-from dolphin.market.synthetic import BARS_PER_DAY, CHUNK_BARS, INTERVAL_NS, SyntheticFeed
+from dolphin.market.synthetic import (
+    BARS_PER_DAY,
+    CHUNK_BARS,
+    CONTROL_BARS,
+    INTERVAL_NS,
+    SyntheticFeed,
+    market_kernel,
+)
 
 FIVE_S = 5.0
+compiled = pytest.mark.skipif(MODE == "plain", reason="a chunk takes minutes without the compiler")
 
 
 def matrix(feed: SyntheticFeed, skip: int = 0, n: int | None = None) -> np.ndarray:
@@ -40,6 +49,7 @@ def facts(prices: np.ndarray) -> dict[str, float]:
     }
 
 
+@compiled
 def test_the_first_scan_falls_on_midnight_and_a_day_has_its_scans():
     feed = SyntheticFeed(days=1.0, start_day="2026-03-01")
     assert isinstance(feed, Feed)
@@ -54,6 +64,7 @@ def test_the_first_scan_falls_on_midnight_and_a_day_has_its_scans():
     assert set(np.diff(stamps)) == {INTERVAL_NS}
 
 
+@compiled
 def test_the_same_seed_gives_the_same_bars_and_another_seed_others():
     a = matrix(SyntheticFeed(seed=3, days=0.01))
     np.testing.assert_array_equal(a, matrix(SyntheticFeed(seed=3, days=0.01)))
@@ -62,6 +73,7 @@ def test_the_same_seed_gives_the_same_bars_and_another_seed_others():
     assert SyntheticFeed(seed=3).source_id == SyntheticFeed(seed=3).source_id
 
 
+@compiled
 def test_fewer_or_skipped_bars_change_nothing():
     long = SyntheticFeed(seed=5, days=None)
     bars = matrix(long, n=CHUNK_BARS + 300)
@@ -73,6 +85,7 @@ def test_fewer_or_skipped_bars_change_nothing():
     np.testing.assert_array_equal(matrix(long, skip=700, n=5), bars[700:705])
 
 
+@compiled
 def test_prices_are_whole_ticks():
     prices = matrix(SyntheticFeed(days=0.01))
     for j, decimals in ((0, 1), (5, 5), (34, 7)):
@@ -80,6 +93,7 @@ def test_prices_are_whole_ticks():
     assert (prices > 0.0).all()
 
 
+@compiled
 def test_the_calibration_on_a_short_market():
     # 6 000 scans hold about five onsets: the bounds are wider than those of the whole day below
     got = facts(matrix(SyntheticFeed(seed=42, days=6_000 / 17_280)))
@@ -90,6 +104,7 @@ def test_the_calibration_on_a_short_market():
     assert got["step_50"] < 0.08
 
 
+@compiled
 @pytest.mark.long
 @pytest.mark.parametrize("seed", [42, 1, 2, 3])
 def test_the_calibration_on_whole_days(seed):
@@ -101,6 +116,7 @@ def test_the_calibration_on_whole_days(seed):
     assert 0.45 < got["gate_frac"] < 0.85
 
 
+@compiled
 def test_the_planted_edge_is_of_the_stated_size():
     # the same draws with and without an edge: the difference is the edge alone
     falls = {}
@@ -112,6 +128,7 @@ def test_the_planted_edge_is_of_the_stated_size():
     assert np.mean(falls[40.0] - falls[0.0]) == pytest.approx(-40.0, abs=2.0)
 
 
+@compiled
 @pytest.mark.long
 def test_without_an_edge_shorting_every_onset_earns_nothing():
     moves = []
@@ -125,6 +142,7 @@ def test_without_an_edge_shorting_every_onset_earns_nothing():
     assert abs(np.mean(moves)) < 3.5 * error
 
 
+@compiled
 def test_returns_have_heavy_tails():
     returns = log_returns(matrix(SyntheticFeed(seed=1, days=0.2)))
     kurtosis = ((returns / returns.std(axis=0)) ** 4).mean()
@@ -155,9 +173,31 @@ def test_refused_options(options, words):
     assert words in str(error.value)
 
 
+@compiled
 def test_fewer_assets_work_and_a_closed_feed_says_so():
     feed = SyntheticFeed(days=0.01, assets=5)
     assert matrix(feed, n=100).shape == (100, 5)
     feed.close()
     with pytest.raises(StoreError, match="closed"):
         next(feed.bars())
+
+
+def test_the_kernel_and_its_plain_twin_give_the_same_bits():
+    rng = np.random.default_rng(5)
+    n_bars, n = CONTROL_BARS + 12, 4
+    got = []
+    arguments = (
+        rng.uniform(0.5, 2.0, n_bars),
+        rng.random(n_bars),
+        rng.standard_t(5.0, (n_bars, n)),
+        np.linspace(1.1, 0.9, n),
+        rng.uniform(0.2, 0.6, n_bars),
+        rng.normal(0.0, 1e-3, n_bars),
+    )
+    for kernel in (market_kernel, plain(market_kernel)):
+        ring, u, scalars = np.zeros((CONTROL_BARS, n)), np.full(n, 0.5), np.zeros(2)
+        y = np.empty((n_bars, n))
+        kernel(*arguments, ring, u, scalars, y)
+        got.append(np.concatenate([y.ravel(), ring.ravel(), u, scalars]))
+    np.testing.assert_array_equal(got[0].view(np.int64), got[1].view(np.int64))
+    assert got[0][-1] == n_bars
