@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from dolphin import __version__
 from dolphin.domain.codes import ACTION_NONE, ACTIONS, BOUNDS, BUCKETS, REASONS
 from dolphin.domain.decision import Decision
+from dolphin.domain.errors import StoreError
 from dolphin.domain.params import ParameterSet
 from dolphin.domain.scan import WINDOWS
 from dolphin.host.session import OpenTrade
@@ -49,24 +51,42 @@ def finish(
     report: bool = True,
     status: str = "finished",
 ) -> tuple[dict[str, Any], AuditResult]:
-    """Audit the journal, write summary.json, trades.csv and the report into `folder`; returns summary and audit."""
+    """Audit the journal, write summary.json, trades.csv and the report into `folder`.
+
+    Returns summary and audit. The status is set last: a run that died before is still `running`, and a resume
+    writes everything again. Raises StoreError when a file cannot be written.
+    """
     result = audit(journal, params, price_of)
     path = folder / REPORT_FILE
     summary = summarise(journal, params, result, {**facts, "report": str(path) if report else None})
-    journal.set_meta({"decisions_sha256": result.decisions_sha256, "status": status})
+    journal.set_meta({"decisions_sha256": result.decisions_sha256})
     if report:
         from dolphin.report import write
 
-        write(report_data(journal, params, summary, opened, notes), path)
-    _write_text(folder / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
-    _write_text(folder / TRADES_FILE, _trades_csv(journal))
+        with _writing(path):
+            write(report_data(journal, params, summary, opened, notes), path)
+    write_text(folder / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
+    write_text(folder / TRADES_FILE, _trades_csv(journal))
+    journal.set_meta({"status": status})
     return summary, result
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or none. Raises StoreError."""
     draft = path.with_name(path.name + ".new")
-    draft.write_text(text)
-    draft.replace(path)
+    with _writing(path):
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be written ({error.strerror}); free some space, then add --resume to finish the run"
+        ) from error
 
 
 def _trades_csv(journal: Journal) -> str:
@@ -99,9 +119,11 @@ def report_data(
         for trade in journal.trades()
     ]
     if opened is not None and marks:
-        rows.append(_open_row(opened, params, marks))
+        rows.append(_open_row(opened, params, marks[-1][0]))
+        unrealised = marks[-1][2] - opened.entry.capital
+        notes = (*notes, f"One position is open: {opened.entry.asset}, marked at {unrealised:+,.2f} USDT before exit costs.")
     return ReportData(
-        title=f"{summary['set']} on {summary['feed']}",
+        title=f"{summary['set']} on {summary.get('source') or summary['feed']}",
         feed=str(summary["feed"]),
         set_name=str(summary["set"]),
         set_hash=params.hash(),
@@ -117,7 +139,9 @@ def report_data(
         direction=params.direction,
         trades=tuple(rows),
         initial_capital=params.initial_capital,
-        blocked={REASONS[r]: n for (action, r), n in sorted(journal.reasons().items()) if action == ACTION_NONE},
+        blocked={
+            REASONS[r]: n for (action, r), n in sorted(journal.reasons().items()) if action == ACTION_NONE
+        },
         notes=notes,
     )
 
@@ -165,9 +189,9 @@ def _closed_row(trade: ClosedTrade, entry: Decision, leave: Decision, legs: Mapp
     )
 
 
-def _open_row(opened: OpenTrade, params: ParameterSet, marks: list[tuple[int, int, float]]) -> TradeRow:
+def _open_row(opened: OpenTrade, params: ParameterSet, last_bar: int) -> TradeRow:
+    """The open trade, without money: nothing of it is realised yet."""
     entry = opened.entry
-    unrealised = marks[-1][2] - entry.capital
     return TradeRow(
         trade_id=opened.trade_id,
         asset=entry.asset,
@@ -176,7 +200,7 @@ def _open_row(opened: OpenTrade, params: ParameterSet, marks: list[tuple[int, in
         exit_ns=None,
         entry_bar=entry.bar_idx,
         exit_bar=None,
-        bars_held=marks[-1][0] - entry.bar_idx,
+        bars_held=last_bar - entry.bar_idx,
         entry_price=entry.price,
         exit_scan_price=None,
         exit_price=None,
@@ -185,11 +209,11 @@ def _open_row(opened: OpenTrade, params: ParameterSet, marks: list[tuple[int, in
         notional=entry.notional,
         vel_div=entry.vel_div,
         bucket=BUCKETS[entry.bucket],
-        price_pnl=unrealised,
+        price_pnl=0.0,
         slippage=0.0,
         fees=0.0,
         ob_edge=0.0,
-        net=unrealised,
+        net=0.0,
         lanes=_lanes(entry),
         raw=entry.raw,
         cap=entry.cap,

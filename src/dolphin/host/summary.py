@@ -1,7 +1,7 @@
 """A run's figures, computed from its journal alone, so that every host prints the same keys.
 
-roi × initial capital = gross - fees - slippage + ob_edge, with gross the price profit at scan prices. The imagined
-order-book edge stands apart everywhere: `roi_without_ob_edge` leaves it out.
+roi × initial capital = gross - fees - slippage + ob_edge, with gross the price profit at scan prices. The
+imagined order-book edge stands apart everywhere: `roi_without_ob_edge` leaves it out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from dolphin.domain.clock import day_from_ns
-from dolphin.domain.codes import ACTION_ENTER
+from dolphin.domain.codes import ACTION_ENTER, ACTION_EXIT
 from dolphin.domain.params import ParameterSet
 from dolphin.journal.audit import AuditResult
 from dolphin.journal.ledger import usdt
@@ -64,10 +64,9 @@ def summarise(
     """The JSON summary of a run; `facts` adds what the journal cannot know (feed, bars, wall_s, report)."""
     trades = journal.trades()
     legs: dict[str, int] = {}
-    for _, leg, amount in journal.cash_flows():
-        legs[leg] = legs.get(leg, 0) + amount
     totals: dict[str, int] = {}
-    for trade_id, _, amount in journal.cash_flows():
+    for trade_id, leg, amount in journal.cash_flows():
+        legs[leg] = legs.get(leg, 0) + amount
         totals[trade_id] = totals.get(trade_id, 0) + amount
     wins = sum(t for t in totals.values() if t > 0)
     losses = -sum(t for t in totals.values() if t < 0)
@@ -75,7 +74,10 @@ def summarise(
     net = usdt(sum(totals.values()))
     edge = usdt(legs.get("ob_edge", 0))
     marks = journal.equity()
-    entered = sum(n for (action, _), n in journal.reasons().items() if action == ACTION_ENTER)
+    actions: dict[int, int] = {}
+    for (action, _), n in journal.reasons().items():
+        actions[action] = actions.get(action, 0) + n
+    entered = actions.get(ACTION_ENTER, 0)
     short = params.direction < 0
     return {
         "feed": facts.get("feed"),
@@ -90,8 +92,8 @@ def summarise(
         "roi": float(net / initial),
         "roi_without_ob_edge": float((net - edge) / initial),
         "gross": float(usdt(legs.get("price_pnl", 0))),
-        "fees": -float(usdt(legs.get("entry_fee", 0) + legs.get("exit_fee", 0))),
-        "slippage": -float(usdt(legs.get("exit_slippage", 0))),
+        "fees": float(usdt(-legs.get("entry_fee", 0) - legs.get("exit_fee", 0))),
+        "slippage": float(usdt(-legs.get("exit_slippage", 0))),
         "ob_edge": float(edge),
         "profit_factor": wins / losses if losses else None,
         "sharpe": sharpe_ratio(daily_closes(marks), params.initial_capital),
@@ -99,7 +101,7 @@ def summarise(
         "win_rate": sum(1 for t in totals.values() if t > 0) / len(trades) if trades else None,
         "capital": float(initial + net),
         "equity": marks[-1][2] if marks else float(initial),
-        "open_position": entered > len(trades),
+        "open_position": entered > actions.get(ACTION_EXIT, 0),
         "ledger_balanced": audit.balanced,
         "decisions_sha256": audit.decisions_sha256,
         "wall_s": facts.get("wall_s"),
