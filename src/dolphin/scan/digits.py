@@ -15,7 +15,7 @@ import numpy as np
 
 from dolphin.domain.bar import FloatArray, IntArray
 from dolphin.kernel import kernel
-from dolphin.numerics.int128 import add2, addi, mac, msc, sar53, shl128
+from dolphin.numerics.int128 import add2, addi, mac, msc, sar53
 from dolphin.scan.double_double import DoubleDouble, fast_two_sum, two_sum
 from dolphin.scan.moments import MATRIX_DIGITS
 
@@ -29,6 +29,7 @@ S_DIGITS = U_DIGITS + MATRIX_DIGITS + 1
 R_DIGITS = U_DIGITS + S_DIGITS + 1
 
 _MASK = (1 << 53) - 1
+_HALF = 1 << 52
 _POINT = U_DIGITS - 1
 
 
@@ -36,27 +37,29 @@ _POINT = U_DIGITS - 1
 def add_shifted(target: IntArray, t: IntArray, n_digits: int, position: int, offset: int) -> None:
     """target += (sum_l t_l 2**(53 l)) * 2**(53 position + offset), carries propagated.
 
-    target : (n,) digits. t : digits, the first `n_digits` are used, |t_l| < 2**63. 0 <= offset < 53.
+    target : (n,) digits. t : digits, the first `n_digits` are used: in [0, 2**53), the last one signed and
+    below 2**62. 0 <= offset < 53, position + n_digits < n. A shifted digit falls into two neighbours, so that
+    64-bit words suffice; the top digit of `target` takes the sign.
     """
-    c0 = 0
-    c1 = 0
     n = target.shape[0]
-    k = 0
+    rest = 53 - offset
+    above = 0  # what the digit below leaves here
+    carry = 0
     p = position
-    while p < n:
-        if k < n_digits:
-            a0, a1 = shl128(t[k], offset)
-            c0, c1 = add2(c0, c1, a0, a1)
-        elif c0 == 0 and c1 == 0:
-            break
-        c0, c1 = addi(c0, c1, target[p])
-        if p == n - 1:
-            target[p] = c0
-            break
-        target[p] = c0 & _MASK
-        c0, c1 = sar53(c0, c1)
-        k += 1
+    for k in range(n_digits):
+        x = t[k]
+        v = target[p] + ((x & (_MASK >> offset)) << offset) + above + carry
+        target[p] = v & _MASK
+        carry = v >> 53
+        above = x >> rest
         p += 1
+    carry = carry + above
+    while p < n - 1 and carry != 0:
+        v = target[p] + carry
+        target[p] = v & _MASK
+        carry = v >> 53
+        p += 1
+    target[p] += carry
 
 
 @kernel
@@ -134,24 +137,27 @@ def residual(
     lam_low: int,
     w_low: int,
     p0: int,
+    p1: int,
     rho: FloatArray,
     work: IntArray,
 ) -> int:
-    """Digits of rho_i = s_i 2**F - lam w_i and their float64 images.
+    """Digits p0 to p1 - 1 of rho_i = s_i 2**F - lam w_i and their float64 images.
 
     s, w : (n, 18); lam : (12,), whose digits below `lam_low` are zero, as are those of w below `w_low`.
-    Digits of the result below `p0` are not computed (p0 = 0 is exact). work : (n, 31), written. rho : (n,),
-    written: the residuals in units of 2**(53 top), each with absolute error below 2**-105 + 2**-51 |rho_i|
-    when p0 is 0 or below top - 2.
+    work : (n, 31), written. rho : (n,), written: the residuals in units of 2**(53 top). With p0 = 0 and p1 =
+    31 they are exact up to an absolute error of 2**-105 + 2**-51 |rho_i|. Otherwise they are what the digits
+    say if |rho_i| < 2**(53 p1 - 1), which the caller has no proof of: good for a correction, not for a
+    certificate.
 
-    Returns the highest non-zero digit `top` over all i, or -1 when every residual is zero.
+    Returns the highest non-zero digit `top` over all i, or -1 when every digit is zero.
     """
     n = s.shape[0]
     top = -1
+    last = p1 - 1
     for i in range(n):
         c0 = 0
         c1 = 0
-        for p in range(p0, R_DIGITS):
+        for p in range(p0, p1):
             q = p - _POINT
             if 0 <= q < S_DIGITS:
                 c0, c1 = addi(c0, c1, s[i, q])
@@ -168,17 +174,20 @@ def residual(
             else:
                 work[i, p] = c0 & _MASK
                 c0, c1 = sar53(c0, c1)
-        if work[i, R_DIGITS - 1] < 0:
+        if p1 < R_DIGITS:
+            # The digits above are all sign: read the last one as signed.
+            work[i, last] = (work[i, last] ^ _HALF) - _HALF
+        if work[i, last] < 0:
             rho[i] = -1.0
             carry = 0
-            for p in range(p0, R_DIGITS - 1):
+            for p in range(p0, last):
                 v = carry - work[i, p]
                 work[i, p] = v & _MASK
                 carry = v >> 53
-            work[i, R_DIGITS - 1] = carry - work[i, R_DIGITS - 1]
+            work[i, last] = carry - work[i, last]
         else:
             rho[i] = 1.0
-        for p in range(R_DIGITS - 1, max(top, p0 - 1), -1):
+        for p in range(last, max(top, p0 - 1), -1):
             if work[i, p] != 0:
                 top = p
                 break

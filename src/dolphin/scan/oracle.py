@@ -56,33 +56,25 @@ class FlintMoments:
     def __init__(self, n_assets: int, windows: Sequence[int]) -> None:
         self.windows = tuple(windows)
         self.rows: list[list[int]] = []
-        self._sums = [fmpz_mat(n_assets + 1, n_assets + 1) for _ in self.windows]
+        self._products = [fmpz_mat(n_assets, n_assets) for _ in self.windows]
+        self._totals = [fmpz_mat(1, n_assets) for _ in self.windows]
 
     def push(self, row: Sequence[int]) -> None:
-        """Fold one row of integers R = r * 2**106 in; the leading constant 1 carries the plain sums."""
-        new = [1, *row]
+        """Fold one row of integers R = r * 2**106 in."""
+        new = list(row)
         for k, w in enumerate(self.windows):
-            if len(self.rows) >= w:
-                old = self.rows[-w]
-                self._sums[k] += fmpz_mat([[a, -b] for a, b in zip(new, old, strict=True)]) * fmpz_mat(
-                    [new, old]
-                )
-            else:
-                self._sums[k] += fmpz_mat([[a] for a in new]) * fmpz_mat([new])
+            old = self.rows[-w] if len(self.rows) >= w else [0] * len(new)
+            signed = fmpz_mat([[a, -b] for a, b in zip(new, old, strict=True)])
+            self._products[k] += signed * fmpz_mat([new, old])
+            self._totals[k] += fmpz_mat([[a - b for a, b in zip(new, old, strict=True)]])
         self.rows.append(new)
         if len(self.rows) > max(self.windows) + 2:
             del self.rows[0]
 
     def matrix(self, k: int) -> fmpz_mat:
         """M of window k, shape (n_assets, n_assets)."""
-        w, table = self.windows[k], self._sums[k].tolist()
-        total = table[0]
-        return fmpz_mat(
-            [
-                [w * x - s * t for x, t in zip(row[1:], total[1:], strict=True)]
-                for row, s in zip(table[1:], total[1:], strict=True)
-            ]
-        )
+        total = self._totals[k]
+        return self._products[k] * self.windows[k] - total.transpose() * total
 
 
 class FlintSolver:
@@ -104,7 +96,7 @@ class FlintSolver:
         """The answer for window k as it stood `lag` (0 or 1) bars ago, from scratch, to `target_bits`."""
         end = len(self._moments.rows) - lag
         rows = self._moments.rows[end - self.windows[k] : end]
-        return solve_matrix(covariance_matrix([row[1:] for row in rows]), target_bits)
+        return solve_matrix(covariance_matrix(rows), target_bits)
 
 
 def _submatrix(M: fmpz_mat, keep: list[int]) -> fmpz_mat:
@@ -127,10 +119,11 @@ def solve_matrix(M: fmpz_mat, target_bits: int = TARGET_BITS) -> WindowSolution:
     if zero:
         M = _submatrix(M, active) if active else fmpz_mat(0, 0)
     m = len(active)
-    table = [[int(x) for x in row] for row in M.tolist()]
-    if m < 2 or not any(table[i][j] for i in range(m) for j in range(i)):
+    if m < 2:
         return identity_solution(n, zero, OUTCOME_CLUSTERED, ok)
-    C = _float_correlation(table)
+    C = _float_correlation(M)
+    if not (C - np.diag(np.diag(C))).any():
+        return identity_solution(n, zero, OUTCOME_CLUSTERED, ok)
     values, vectors = np.linalg.eigh(C)
     relative_gap = 1.0 - float(values[-2]) / float(values[-1])
     if zero:
@@ -150,11 +143,10 @@ def solve_matrix(M: fmpz_mat, target_bits: int = TARGET_BITS) -> WindowSolution:
     return _clustered(M, C, values, vectors, target_bits, n, active, zero, ok)
 
 
-def _float_correlation(table: list[list[int]]) -> FloatArray:
-    """float64 image of C with entries of relative error below 2**-48."""
-    size = max(table[i][i].bit_length() for i in range(len(table)))
-    shift = max(size - 900, 0)  # Python refuses to convert integers above 2**1024
-    Mf = np.array([[float(x >> shift) if shift else float(x) for x in row] for row in table])
+def _float_correlation(M: fmpz_mat) -> FloatArray:
+    """float64 image of C with entries of relative error below 2**-48, zero exactly where M is."""
+    n = M.nrows()
+    Mf = np.array([float(int(x)) for x in M.entries()]).reshape(n, n)
     d = 1.0 / np.sqrt(np.diag(Mf))
     return np.asarray(Mf * d[:, None] * d, np.float64)
 

@@ -46,6 +46,7 @@ from dolphin.kernel import kernel
 from dolphin.scan.dense import cholesky, cholesky_solve, dot, shifted, symmetric_matvec, transpose_upper
 from dolphin.scan.digits import (
     FRACTION_BITS,
+    R_DIGITS,
     S_DIGITS,
     U_DIGITS,
     add_correction,
@@ -272,17 +273,21 @@ def dominant_pair(
     top = 0
     moved = 0.0
     while True:
-        # The next residual is 40 or more bits below the last one: compute two digits under its expected top
+        # The next residual is 40 or more bits below the last one: compute the digits around its expected top
         # only. The certificate always rests on an exact one.
         p0 = 0
+        p1 = R_DIGITS
         if sweeps > 0 and bits + 60 < target:
             p0 = top - 5
             if p0 < 0:
                 p0 = 0
-        top = residual(s, w, lam_digits, lam_low, u_low, p0, rho, work)
+            if top + 2 < p1:
+                p1 = top + 2
+        partial = p0 > 0 or p1 < R_DIGITS
+        top = residual(s, w, lam_digits, lam_low, u_low, p0, p1, rho, work)
         if top < 0:
-            if p0 > 0:
-                top = residual(s, w, lam_digits, lam_low, u_low, 0, rho, work)
+            if partial:
+                top = residual(s, w, lam_digits, lam_low, u_low, 0, R_DIGITS, rho, work)
             if top < 0:
                 # The pair is exact. A radius of 2**-700 is a valid, if idle, bound.
                 info[0] = -700
@@ -299,8 +304,8 @@ def dominant_pair(
         _, ex = math.frexp(bound / lam)
         bits = -(ex + e2)
         if bits >= target:
-            if p0 > 0:
-                top = residual(s, w, lam_digits, lam_low, u_low, 0, rho, work)
+            if partial:
+                top = residual(s, w, lam_digits, lam_low, u_low, 0, R_DIGITS, rho, work)
                 square = 0.0
                 for i in range(n):
                     r[i] = df[i] * rho[i]
