@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
-from flint import acb_mat, arb, arb_mat, fmpz_mat
+from flint import acb_mat, arb, arb_mat, ctx, fmpz_mat
 
 from dolphin.domain.bar import FloatArray
 from dolphin.domain.errors import InvariantError
@@ -193,27 +193,33 @@ def _refine(
     lam = arb(float(values[-1]))
     u = [arb(float(x)) / s for x, s in zip(v, root, strict=True)]
     u = [x.mid() for x in u]
+    sizes = [int(M[i, i]).bit_length() for i in range(n)]
+    full, spread_bits = ctx.prec, max(sizes) - min(sizes) + 1
+    accuracy = 53
     for _ in range(_SWEEPS_MAX):
-        s = (T * arb_mat([[x] for x in u])).entries()
-        w = [x * y for x, y in zip(D, u, strict=True)]
-        r = [(a - lam * b) * c for a, b, c in zip(s, w, inverse_root, strict=True)]
-        size = sum((a * b for a, b in zip(w, u, strict=True)), arb(0))
-        radius = (sum((x * x for x in r), arb(0)) / size).nonnegative_part().sqrt().upper()
-        relative = radius / lam
-        if radius == 0 or _exponent(relative) <= -target_bits:
-            gap = lam - radius - arb(mu)
-            if not gap > 0:
-                raise InvariantError("the dominant eigenvalue is not separated")
-            angle = (radius / gap).upper()
-            low, high = bounds(arb(lam.mid(), radius), target_bits + 64)
-            ball = Ball((low + high) >> 1, ((high - low) >> 1) + 1, target_bits + 64)
-            return ball, [x * y for x, y in zip(u, root, strict=True)], _exponent(angle)
-        exponent = _exponent(radius)
-        unit, inverse_unit = arb(2) ** exponent, arb(2) ** -exponent
-        scaled = np.array([float(x * inverse_unit) for x in r])
-        correction = d * (rest @ (inverse * (rest.T @ scaled)))
-        u = [(x + arb(float(c)) * unit).mid() for x, c in zip(u, correction, strict=True)]
-        lam = (lam + arb(float(v @ scaled)) * unit).mid()
+        # Balls keep every bound rigorous at any precision: a residual needs what it cancels, the bits of the
+        # next correction and a margin, no more.
+        with working_precision(min(full, accuracy + 192 + spread_bits)):
+            s = (T * arb_mat([[x] for x in u])).entries()
+            w = [x * y for x, y in zip(D, u, strict=True)]
+            r = [(a - lam * b) * c for a, b, c in zip(s, w, inverse_root, strict=True)]
+            size = sum((a * b for a, b in zip(w, u, strict=True)), arb(0))
+            radius = (sum((x * x for x in r), arb(0)) / size).nonnegative_part().sqrt().upper()
+            accuracy = -_exponent(radius / lam)
+            if accuracy < target_bits:
+                exponent = _exponent(radius)
+                unit, inverse_unit = arb(2) ** exponent, arb(2) ** -exponent
+                scaled = np.array([float(x * inverse_unit) for x in r])
+                correction = (d * (rest @ (inverse * (rest.T @ scaled)))).tolist()
+                u = [(x + arb(c) * unit).mid() for x, c in zip(u, correction, strict=True)]
+                lam = (lam + arb(float(v @ scaled)) * unit).mid()
+                continue
+        gap = lam - radius - arb(mu)
+        if not gap > 0:
+            raise InvariantError("the dominant eigenvalue is not separated")
+        low, high = bounds(arb(lam.mid(), radius), target_bits + 64)
+        ball = Ball((low + high) >> 1, ((high - low) >> 1) + 1, target_bits + 64)
+        return ball, [x * y for x, y in zip(u, root, strict=True)], _exponent(radius / gap)
     raise InvariantError("the sweeps did not reach their precision")
 
 
