@@ -334,7 +334,8 @@ def _equal(expected: Any, actual: Any, rel: float | None) -> bool:
             and all(_equal(e, a, rel) for e, a in zip(expected, actual, strict=True))
         )
     if isinstance(expected, bool) or isinstance(actual, (bool, np.bool_)):
-        return isinstance(expected, bool) and bool(actual) is expected
+        both = isinstance(expected, bool) and isinstance(actual, (bool, np.bool_))
+        return both and bool(actual) is expected
     if isinstance(expected, float):
         got = float(actual)
         if math.isnan(expected) or math.isnan(got):

@@ -305,7 +305,7 @@ class Twin:
         refusal: str | None,
         regime: float,
     ) -> str:
-        """Enter or not; the word for why. A reason other than NO_SIGNAL means a signal that something stopped."""
+        """Enter or not; the word for why. Any but NO_SIGNAL means a signal that something stopped."""
         p, d = self.p, self.d
         threshold, extreme = p["vel_div_threshold"], p["vel_div_extreme"]
         if not (vel_div < threshold if d == -1 else vel_div > threshold):
