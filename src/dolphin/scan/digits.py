@@ -3,8 +3,10 @@
 A number is an array of int64 digits, least significant first: all but the last lie in [0, 2**53), the last is
 signed and carries the sign.
 
-1. Nothing here rounds. A sum of n products of two digits stays below n * 2**(2 * 61) < 2**127 for n <= 400
-   where one factor is a digit of M with the folded top (|.| < 2**62) and the other is below 2**53.
+1. Nothing here rounds, except the float64 images that say so.
+2. No 128-bit sum overflows: `add_correction` adds n <= 400 products of a digit of M, below 2**62 where the
+   top one is folded in, and an integer below 2**53, which stays below 2**124; `residual` adds at most 12
+   products of two digits and a carry, which stays below 2**111.
 """
 
 from __future__ import annotations
