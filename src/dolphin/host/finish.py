@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -63,8 +62,7 @@ def finish(
     if report:
         from dolphin.report import write
 
-        with _writing(path):
-            write(report_data(journal, params, summary, opened, notes), path)
+        write(report_data(journal, params, summary, opened, notes), path)
     write_text(folder / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
     write_text(folder / TRADES_FILE, _trades_csv(journal))
     journal.set_meta({"status": status})
@@ -74,18 +72,12 @@ def finish(
 def write_text(path: Path, text: str) -> None:
     """Write a whole file or none. Raises StoreError."""
     draft = path.with_name(path.name + ".new")
-    with _writing(path):
+    try:
         draft.write_text(text, encoding="utf-8")
         draft.replace(path)
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
     except OSError as error:
         raise StoreError(
-            f"{path}: cannot be written ({error.strerror}); free some space, then add --resume to finish the run"
+            f"{path}: cannot be written ({error.strerror}); free some space, then add --resume"
         ) from error
 
 
@@ -121,7 +113,11 @@ def report_data(
     if opened is not None and marks:
         rows.append(_open_row(opened, params, marks[-1][0]))
         unrealised = marks[-1][2] - opened.entry.capital
-        notes = (*notes, f"One position is open: {opened.entry.asset}, marked at {unrealised:+,.2f} USDT before exit costs.")
+        notes = (
+            *notes,
+            f"One position is open: {opened.entry.asset}, marked at {unrealised:+,.2f} USDT"
+            " before exit costs.",
+        )
     return ReportData(
         title=f"{summary['set']} on {summary.get('source') or summary['feed']}",
         feed=str(summary["feed"]),

@@ -1,8 +1,8 @@
 """One trading session: the alpha with what every host must do around it, the same way.
 
-Scan in, one `Step` out: duplicate and late scans dropped, the UTC day turned exactly once, the volatility gate fed,
-the engine stepped, closed trades named. No I/O and no clock: live trader and backtest differ only in what they do
-with a step. `state()` and `restore()` carry everything.
+Scan in, one `Step` out: duplicate and late scans dropped, the UTC day turned exactly once, the volatility
+gate fed, the engine stepped, closed trades named. No I/O and no clock: live trader and backtest differ only
+in what they do with a step. `state()` and `restore()` carry everything; `replay` makes a bar again.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ from dolphin.engine.engine import DayResult, Engine, Snapshot
 from dolphin.engine.state import EngineOptions
 from dolphin.host.draws import draws
 from dolphin.journal.ledger import ClosedTrade
+
+#: Reasons that the host gives, and the engine only repeats.
+HOST_REFUSALS: Final = (STALE_SCAN, LEDGER_HALT)
 
 #: A scan older than this makes no entry; exits are managed all the same.
 SCAN_AGE_MAX_NS: Final = 10 * NS_PER_S
@@ -140,21 +143,23 @@ class Session:
         now_ns: int | None = None,
         boost: float = 1.0,
         beta: float = 0.0,
+        refusal: int = REASON_NONE,
     ) -> Step | None:
         """Decide one scan; None when it is a duplicate or comes late (counted in `dropped`).
 
         now_ns is the host's clock, for the scan's age; None in replays, where a scan is as old as it was.
+        refusal is a reason code of the host's own that forbids an entry on this bar.
         """
         if row.timestamp_ns <= self._last_ns:
             self.dropped += 1
             return None
         if len(row.prices) != len(self.symbols):
             raise DataError(
-                f"scan {row.scan_number}: {len(row.prices)} prices for a universe of {len(self.symbols)} assets"
+                f"scan {row.scan_number}: {len(row.prices)} prices, "
+                f"the universe has {len(self.symbols)} assets"
             )
         ended = self._turn_day(row, posture, boost, beta)
         vol_ok = self.gate.update(None if self._btc is None else float(row.prices[self._btc]))
-        refusal = REASON_NONE
         if now_ns is not None and now_ns - row.timestamp_ns > SCAN_AGE_MAX_NS:
             refusal = STALE_SCAN
         if self.halted:
@@ -184,6 +189,29 @@ class Session:
         self._next_bar += 1
         self._last_ns = row.timestamp_ns
         return Step(decision, engine.mark(), self._follow(decision), ended, vol_ok, changed)
+
+    def replay(self, row: ScanRow, journalled: Decision) -> Step:
+        """Decide a bar again as it was decided, with what only the host knew then taken from its record.
+
+        Raises InvariantError when the decision is not the journalled one.
+        """
+        step = self.on_scan(
+            row,
+            posture=journalled.posture,
+            boost=journalled.boost,
+            beta=journalled.beta,
+            refusal=journalled.reason if journalled.reason in HOST_REFUSALS else REASON_NONE,
+        )
+        if (
+            step is None
+            or step.decision.canonical() != journalled.canonical()
+            or step.decision.capital != journalled.capital
+        ):
+            raise InvariantError(
+                f"the replay of bar {journalled.bar_idx} (scan {row.scan_number}) differs from the journal; "
+                "scans or code have changed since"
+            )
+        return step
 
     def _turn_day(self, row: ScanRow, posture: int, boost: float, beta: float) -> DayResult | None:
         day = day_from_ns(row.timestamp_ns)

@@ -7,11 +7,13 @@ Invariants, checked at every append and again by the audit:
 3. bars_held >= 0, and an exit does not come before its entry;
 4. trades of one slot do not overlap.
 
-Floats are converted once, here, through exact rationals; the last leg that is not zero takes the rounding remainder.
+Floats are converted once, here, through exact rationals; the last leg that is not zero takes the rounding
+remainder, which can be no more than the legs' own rounding: an engine whose net is not its legs is refused.
 """
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal
 from fractions import Fraction
 from typing import Final
@@ -22,12 +24,15 @@ from dolphin.domain.errors import InvariantError
 
 UNITS_PER_USDT: Final = 100_000_000
 
+#: Relative error of the engine's float net, by notional; far above what float64 can make of five terms.
+_NET_NOISE: Final = 1e-12
+
 #: The legs in order; costs are negative amounts.
 LEGS: Final = ("price_pnl", "entry_fee", "exit_fee", "exit_slippage", "ob_edge", "funding")
 
 
 class ClosedTrade(msgspec.Struct, frozen=True, kw_only=True):
-    """One closed trade as the engine reports it. Prices and money in USDT, `ob_edge` a fraction of the notional."""
+    """One closed trade as the engine reports it. Prices and money USDT, `ob_edge` a share of notional."""
 
     trade_id: str
     asset: str
@@ -61,9 +66,17 @@ def usdt(units: int) -> Decimal:
 
 def legs_of(trade: ClosedTrade) -> dict[str, int]:
     """The trade's legs in units of 1e-8 USDT; their sum is its net result converted once."""
-    entry, scan, fill = Fraction(trade.entry_price), Fraction(trade.exit_scan_price), Fraction(trade.exit_price)
-    notional = Fraction(trade.notional)
-    legs = {
+    legs = _rounded_legs(trade)
+    last = next((name for name in reversed(LEGS) if legs[name] != 0), "price_pnl")
+    legs[last] += to_units(trade.net) - sum(legs.values())
+    return legs
+
+
+def _rounded_legs(trade: ClosedTrade) -> dict[str, int]:
+    """Each leg from its own fills and fees, rounded alone."""
+    entry, scan = Fraction(trade.entry_price), Fraction(trade.exit_scan_price)
+    fill, notional = Fraction(trade.exit_price), Fraction(trade.notional)
+    return {
         "price_pnl": to_units(trade.direction * (scan - entry) / entry * notional),
         "entry_fee": -to_units(trade.entry_fee),
         "exit_fee": -to_units(trade.exit_fee),
@@ -71,10 +84,6 @@ def legs_of(trade: ClosedTrade) -> dict[str, int]:
         "ob_edge": to_units(Fraction(trade.ob_edge) * notional),
         "funding": 0,
     }
-    remainder = to_units(trade.net) - sum(legs.values())
-    last = next((name for name in reversed(LEGS) if legs[name] != 0), "price_pnl")
-    legs[last] += remainder
-    return legs
 
 
 class Ledger:
@@ -87,6 +96,10 @@ class Ledger:
         self._ids: set[str] = set()
         self._last_exit_bar = -1
 
+    def has(self, trade_id: str) -> bool:
+        """Whether a trade of this id is booked."""
+        return trade_id in self._ids
+
     def append(self, trade: ClosedTrade, engine_capital: float) -> dict[str, int]:
         """Book a closed trade and return its legs; `engine_capital` is the engine's float capital after it.
 
@@ -96,28 +109,48 @@ class Ledger:
         if trade.trade_id in self._ids:
             raise InvariantError(f"{where}: this id was booked before; every trade has one id")
         if trade.exit_bar < trade.entry_bar or trade.exit_ns < trade.entry_ns:
-            raise InvariantError(f"{where}: closed at bar {trade.exit_bar}, before its entry at {trade.entry_bar}")
+            raise InvariantError(
+                f"{where}: closed at bar {trade.exit_bar}, before its entry at {trade.entry_bar}"
+            )
         if trade.entry_bar <= self._last_exit_bar:
             raise InvariantError(
-                f"{where}: entered at bar {trade.entry_bar}, the slot was held until bar {self._last_exit_bar}"
+                f"{where}: entered at bar {trade.entry_bar}, "
+                f"the slot was held until bar {self._last_exit_bar}"
             )
-        legs = legs_of(trade)
-        total = sum(legs.values())
-        if total != to_units(trade.net):
-            raise InvariantError(f"{where}: legs sum to {usdt(total)} USDT, the net is {trade.net!r}")
-        noise = max(abs(trade.notional) * 1e-12, 1e-12)
-        price_legs = usdt(legs["price_pnl"] + legs["exit_slippage"] + legs["ob_edge"])
-        gross = trade.direction * (trade.exit_price - trade.entry_price) / trade.entry_price * trade.notional
-        if abs(float(price_legs) - (gross + trade.ob_edge * trade.notional)) > 1e-7 + noise:
-            raise InvariantError(f"{where}: price legs sum to {price_legs} USDT, the fills give {gross!r}")
+        _check_numbers(trade, engine_capital, where)
+        rounded = sum(_rounded_legs(trade).values())
+        total = to_units(trade.net)
+        # Five legs rounded by half a unit each, and the float arithmetic of the net.
+        if abs(total - rounded) > 4 + abs(trade.notional) * _NET_NOISE * UNITS_PER_USDT:
+            raise InvariantError(
+                f"{where}: the engine's net is {trade.net!r} USDT, fills and fees give {usdt(rounded)}"
+            )
         balance = self.balance + total
-        if abs(float(usdt(balance)) - engine_capital) > (self.trades + 1) * 1e-8 + abs(engine_capital) * 1e-15:
+        slack = (self.trades + 1) * 1e-8 + abs(engine_capital) * 1e-15
+        if abs(float(usdt(balance)) - engine_capital) > slack:
             raise InvariantError(
                 f"{where}: the ledger stands at {usdt(balance)} USDT, the engine at {engine_capital!r}; "
                 f"they may differ by {self.trades + 1} x 1e-8"
             )
+        legs = legs_of(trade)
         self.balance = balance
         self.trades += 1
         self._ids.add(trade.trade_id)
         self._last_exit_bar = trade.exit_bar
         return legs
+
+
+def _check_numbers(trade: ClosedTrade, engine_capital: float, where: str) -> None:
+    """Money and prices are finite, prices and notional above zero. Raises InvariantError naming the field."""
+    if trade.direction not in (-1, 1):
+        raise InvariantError(f"{where}: direction is {trade.direction}, expected -1 or 1")
+    for name in ("entry_price", "exit_scan_price", "exit_price", "notional"):
+        value = getattr(trade, name)
+        if not 0.0 < value < math.inf:
+            raise InvariantError(f"{where}: {name} is {value!r}, expected a finite number above zero")
+    for name in ("leverage", "entry_fee", "exit_fee", "ob_edge", "net"):
+        value = getattr(trade, name)
+        if not math.isfinite(value):
+            raise InvariantError(f"{where}: {name} is {value!r}, expected a finite number")
+    if not math.isfinite(engine_capital):
+        raise InvariantError(f"{where}: the engine's capital is {engine_capital!r}, expected a finite number")

@@ -1,7 +1,7 @@
 """The whole system in one process: feed → scanner → store → in-process grid → trader → ledger → report.
 
-Entry point: `run`. A run lives in one folder, and everything it writes is there; a run that was killed goes on with
-`resume=True` and ends with the digest and the ledger of one that was not.
+Entry point: `run`. A run lives in one folder, and everything it writes is there; a run that was killed goes
+on with `resume=True` and ends with the digest and the ledger of one that was not.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from dolphin.domain.scan import WARMUP_PRICES, Scan
 from dolphin.domain.symbols import universe_id
 from dolphin.grid.inprocess import InProcessGrid
 from dolphin.grid.typed import TypedGrid, publish_scan
-from dolphin.host.finish import JOURNAL_FILE, SETTINGS_FILE, finish
+from dolphin.host.finish import JOURNAL_FILE, SETTINGS_FILE, finish, write_text
 from dolphin.host.session import Session, Step
 from dolphin.journal.audit import PriceOf
 from dolphin.journal.store import Journal, require_writable
 from dolphin.market.feed import Feed
 from dolphin.market.scan_store import ScanStore
 from dolphin.scan.scanner import Path as ScanPath
-from dolphin.services.pipeline import ScanPipeline
+from dolphin.services.pipeline import RING_FILE, ScanPipeline
 from dolphin.services.trader import Trader
 
 
@@ -55,6 +55,7 @@ class RunSettings:
             "source": feed.name,
             "source_id": feed.source_id,
             "universe_id": universe_id(feed.symbols),
+            "spectrum": "float64" if self.scan_path == "float64" else "certified",
             "set": self.set_name,
             "set_hash": self.params.hash(),
             "parameters": json.dumps(self.params.as_dict(), sort_keys=True),
@@ -87,17 +88,25 @@ def open_journal(settings: RunSettings, feed: Feed) -> Journal:
     Raises StoreError when a run is there and was not asked for, ConfigError when it was another run.
     """
     require_writable(settings.folder)
-    path = settings.folder / JOURNAL_FILE
+    folder = settings.folder
+    path = folder / JOURNAL_FILE
     recorded = settings.recorded(feed)
     if not path.exists():
-        if any((settings.folder / name).exists() for name in ("arrow_scans", "price_ring.bin")) and not settings.resume:
-            raise StoreError(f"{settings.folder}: holds scans of another run; choose another --out or add --resume")
+        has_scans = any((folder / name).exists() for name in ("arrow_scans", RING_FILE))
+        if has_scans and not settings.resume:
+            raise StoreError(f"{folder}: holds scans of another run; choose another --out or add --resume")
         return Journal.create(path, recorded)
     if not settings.resume:
-        raise StoreError(f"{settings.folder}: a run is here already; add --resume to go on with it, or choose another --out")
+        raise StoreError(
+            f"{folder}: a run is here already; add --resume to go on with it, or choose another --out"
+        )
     journal = Journal.open(path)
-    check_same(journal.meta(), recorded, settings.folder)
-    journal.set_meta({"status": "running", "decisions_sha256": ""})
+    try:
+        check_same(journal.meta(), recorded, folder)
+        journal.set_meta({"status": "running", "decisions_sha256": ""})
+    except BaseException:
+        journal.close()
+        raise
     return journal
 
 
@@ -112,13 +121,18 @@ def check_same(meta: Mapping[str, str], recorded: Mapping[str, str], folder: Pat
 
 
 def prices_from_store(store: ScanStore) -> PriceOf:
-    """Look prices up in stored scans, for the audit."""
+    """Look prices up in stored scans, for the audit. The folders are listed once, at the first question."""
+    files: dict[int, Path] = {}
 
     def price_of(scan_number: int, asset: str) -> float | None:
-        path = store.find(scan_number)
-        if path is None:
+        if not files:
+            files.update(
+                (int(path.name.split("_")[1]), path)
+                for path in sorted(store.folder.glob("????-??-??/scan_*_*.arrow"))
+            )
+        if scan_number not in files:
             return None
-        scan = store.read(path)
+        scan = store.read(files[scan_number])
         return scan.asset_prices[scan.assets.index(asset)] if asset in scan.assets else None
 
     return price_of
@@ -132,12 +146,16 @@ def run(
 ) -> dict[str, Any]:
     """Run the feed through the whole system and return the summary. Raises DolphinError.
 
-    stop_requested is asked after every bar; once true the run ends in order, its day and position kept in state, and
-    the summary says `interrupted`.
+    stop_requested is asked after every bar; once true the run ends in order, its day and position kept in
+    state, and the summary says `interrupted`.
     """
     started = time.monotonic()
     journal = open_journal(settings, feed)
-    pipeline = ScanPipeline(feed, settings.folder, settings.scan_path)
+    try:
+        pipeline = ScanPipeline(feed, settings.folder, settings.scan_path)
+    except BaseException:
+        journal.close()
+        raise
     grid = InProcessGrid("inline")
     session = Session(
         settings.params,
@@ -165,20 +183,23 @@ def run(
     try:
         _write_settings(settings, feed)
         trader.recover()
+        if trader.unreplayed:
+            pipeline.rewind(
+                f"{trader.unreplayed} scans of journalled bars are not in {pipeline.store.folder}"
+            )
         trader.catch_up()
         progress.scans = session.next_bar
         progress.trades = trader.ledger.trades
         trader.start()
-        for scan in pipeline.scans():
+        for scan in pipeline.scans(settings.limit_bars):
             _journal_events(pipeline, journal)
             progress.bars = pipeline.bars
             if scan is not None:
                 progress.phase = "trading"
                 _publish(grid, scan)
+                trader.check()
             if on_progress is not None:
                 on_progress(progress)
-            if settings.limit_bars is not None and pipeline.bars >= settings.limit_bars:
-                break
             if stop_requested():
                 interrupted = True
                 break
@@ -234,15 +255,14 @@ def _journal_events(pipeline: ScanPipeline, journal: Journal) -> None:
 
 def _write_settings(settings: RunSettings, feed: Feed) -> None:
     text = json.dumps({**settings.recorded(feed), "symbols": list(feed.symbols)}, indent=1) + "\n"
-    path = settings.folder / SETTINGS_FILE
-    draft = path.with_name(path.name + ".new")
-    draft.write_text(text)
-    draft.replace(path)
+    write_text(settings.folder / SETTINGS_FILE, text)
 
 
 def _notes(session: Session, pipeline: ScanPipeline) -> list[str]:
     notes = ["Paper: fills are modelled, no order left this machine."]
-    notes.append("No order books are wired: the order-book edge is a coin flip of the legacy model, shown apart.")
+    notes.append(
+        "No order books are wired: the order-book edge is a coin flip of the legacy model, shown apart."
+    )
     if session.btc_missing:
         notes.append("BTCUSDT is not in the universe: the volatility gate stays open.")
     if pipeline.bars < WARMUP_PRICES:

@@ -1,7 +1,9 @@
 """The scanner as a service: feed → scanner → Arrow store and price ring → whoever wants the scan.
 
-Order on a bar: the scan file first, then the ring row. A process that dies between the two finds the scan again after
-a restart, writes the identical file (which changes nothing) and goes on; the other order could lose a scan.
+Order on a bar: the scan file first, then the ring row. A process that dies between the two finds the scan
+again after a restart, writes the identical file (which changes nothing) and goes on; the other order could
+lose a scan. Where the machine itself lost power, the disk may hold the ring's row and not its scan: then the
+ring is put aside and a feed with an end is folded again from its start, to the same scans.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dolphin.domain.bar import Bar
-from dolphin.domain.scan import Scan
+from dolphin.domain.clock import iso_from_ns
+from dolphin.domain.errors import DataError, StoreError
+from dolphin.domain.scan import WARMUP_PRICES, Scan
 from dolphin.domain.symbols import universe_id
 from dolphin.market.feed import Feed
 from dolphin.market.price_ring import PriceRing
@@ -47,32 +51,66 @@ class ScanPipeline:
         self.events: list[Event] = []
         self._lasting: set[tuple[str, str, int | None]] = set()
         self._ring = PriceRing(root / RING_FILE, row_bytes(len(feed.symbols)), universe_id(feed.symbols))
+        self._path: ScanPath = path
         rows = [decode_row(row) for row in self._ring.rows()]
         self.scanner = (
             Scanner.restore(feed.symbols, rows, path=path) if rows else Scanner(feed.symbols, path=path)
         )
         self._resumed_ns = rows[-1].timestamp_ns if rows else -1
-        self._next_number = self._number_after(self._resumed_ns)
+        self._next_number = 1
+        if rows:
+            self._next_number, newest_ns = self._number_after(self._resumed_ns)
+            if len(rows) >= WARMUP_PRICES and newest_ns != self._resumed_ns:
+                self.rewind(f"the scan of {iso_from_ns(self._resumed_ns)} is not in {self.store.folder}")
 
     @property
     def next_number(self) -> int:
         """Number of the next scan."""
         return self._next_number
 
-    def _number_after(self, timestamp_ns: int) -> int:
-        """Number of the first stored scan after an instant, else the next free one."""
+    def rewind(self, why: str) -> None:
+        """Forget the ring, so that `scans` folds the whole feed again and makes lost scans anew.
+
+        Raises StoreError where the feed has no end: its past bars do not come back.
+        """
+        if self.feed.n_bars is None:
+            raise StoreError(f"{why}, and {self.feed.name} cannot be read again; restore the scans' folder")
+        self._ring.clear()
+        self.scanner = Scanner(self.feed.symbols, path=self._path)
+        self._resumed_ns = -1
+        self._next_number = 1
+
+    def _number_after(self, timestamp_ns: int) -> tuple[int, int]:
+        """Number of the first stored scan after an instant, else the next free one; stamp of the one before.
+
+        A process that died left at most one scan beyond its ring, so the walk is short.
+        """
         number = self.store.next_scan_number()
         while number > 1:
             path = self.store.find(number - 1)
-            if path is None or self.store.read(path).timestamp_ns <= timestamp_ns:
+            if path is None:
                 break
+            try:
+                newest_ns = self.store.read(path).timestamp_ns
+            except DataError as error:
+                self.store.quarantine(path, str(error))
+            else:
+                if newest_ns <= timestamp_ns:
+                    return number, newest_ns
             number -= 1
-        return number
+        return number, -1
 
-    def scans(self) -> Iterator[Scan | None]:
-        """One item a bar of the feed: the stored scan, or None on a bar that published none."""
+    def scans(self, limit_bars: int | None = None) -> Iterator[Scan | None]:
+        """One item a bar of the feed: the stored scan, or None on a bar that published none.
+
+        limit_bars ends the iteration after so many bars of the feed, those before a restart included.
+        """
         newest = -1
-        for bar in self.feed.bars():
+        feed = self.feed.bars()
+        while limit_bars is None or self.bars < limit_bars:
+            bar = next(feed, None)
+            if bar is None:
+                return
             self.bars += 1
             if bar.timestamp_ns <= self._resumed_ns:
                 # Bars that an earlier process folded in: they only count, refused ones again as refused.
@@ -118,10 +156,10 @@ class ScanPipeline:
 def _sentence(event: ScanEvent) -> str:
     match event.kind:
         case "rejected":
-            return f"{event.symbol}: price {event.price!r} is more than a factor e away; counts as missing on this bar"
+            return f"{event.symbol}: price {event.price!r} is more than a factor e away; counts as missing"
         case "rebased":
-            return f"{event.symbol}: price {event.price!r} came three times in a row; it is the new base, return 0"
+            return f"{event.symbol}: price {event.price!r} came three times in a row and is the new base"
         case "zero_variance":
-            return f"{event.symbol}: has not moved over {event.window_bars} bars; correlation 0 with all others"
+            return f"{event.symbol}: has not moved over {event.window_bars} bars; correlation 0 with others"
         case _:
             return f"{event.symbol}: price {event.price!r} is not finite and positive; counts as missing"

@@ -1,19 +1,24 @@
 """The event trader: reads scans by sequence, decides, makes the decision durable, then tells the grid.
 
-A grid event only wakes it. Scans come from the scan log; what the log no longer holds comes from the Arrow store, so
-that a scan missed while the trader was away is still decided. Invariants:
+A grid event only wakes it. Scans come from the scan log; what the log no longer holds comes from the Arrow
+store, so that a scan missed while the trader was away is still decided. Invariants:
 
 1. durable before visible: nothing is published for a bar before its journal transaction is committed;
-2. recovery is a snapshot plus the scans since: the decisions made again must be the journalled ones, byte for byte;
+2. recovery is a snapshot plus the scans since: the decisions made again must be the journalled ones, byte for
+   byte, and what the grid should show of them is published again;
 3. a violated ledger invariant stops new entries, is journalled, and shows in every snapshot;
-4. the engine's direction is the parameter set's: nothing here can open the other side.
+4. the engine's direction is the parameter set's: nothing here can open the other side;
+5. after a failure between a decision and its commit nothing more is decided: memory and journal differ by a
+   bar, and only a recovery joins them again. `check` tells the host, since a grid keeps a listener's errors.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice, takewhile
+from typing import Any
 
 import msgspec
 
@@ -29,10 +34,10 @@ from dolphin.domain.codes import (
     posture_code,
 )
 from dolphin.domain.decision import Decision
-from dolphin.domain.errors import InvariantError
+from dolphin.domain.errors import DataError, InvariantError
 from dolphin.domain.scan import Scan, ScanRow, row_from_scan
 from dolphin.grid.near_view import NearView
-from dolphin.grid.port import Subscription
+from dolphin.grid.port import GridError, Subscription
 from dolphin.grid.topics import (
     ENGINE_SNAPSHOT,
     LAST_TRADE,
@@ -47,7 +52,7 @@ from dolphin.grid.topics import (
     SignalPayload,
 )
 from dolphin.grid.typed import TypedGrid
-from dolphin.host.session import Session, SessionState, Step
+from dolphin.host.session import OpenTrade, Session, SessionState, Step
 from dolphin.journal.ledger import ClosedTrade, Ledger
 from dolphin.journal.store import Journal
 
@@ -92,7 +97,10 @@ class Trader:
         self._clock = clock
         self._posture_unknown = posture_when_unknown
         self._on_step = on_step
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._failure: BaseException | None = None
+        self._undone: dict[int, Decision] = {}
+        self._unshipped = False
         self._next_sequence = 0
         self._last_scan_number = -1
         self._safety = None if grid is None else NearView(grid.grid, SAFETY)
@@ -109,6 +117,7 @@ class Trader:
         """Stop listening and keep a last snapshot. The day stays open, a position is kept in state."""
         self.stop_listening()
         with self._lock:
+            self.check()
             bar = self.session.next_bar - 1
             if bar >= 0:
                 with self.journal.transaction(durable=True):
@@ -120,97 +129,168 @@ class Trader:
             self._subscription.close()
             self._subscription = None
 
+    def check(self) -> None:
+        """Raise what made an earlier bar fail, also when it happened in a listener."""
+        if self._failure is not None:
+            raise self._failure
+
+    @property
+    def unreplayed(self) -> int:
+        """Journalled bars after the snapshot whose scans the store has lost and the feed must give again."""
+        return len(self._undone)
+
     def recover(self) -> int:
         """Bring session and ledger to the end of the journal; returns how many bars were replayed.
 
-        Raises InvariantError when a replayed decision is not the journalled one, or a scan is missing.
+        Bars whose scans the store has lost stay `unreplayed`; made again, they are compared as they come.
+        Raises InvariantError when a replayed decision is not the journalled one, DataError for a damaged
+        snapshot.
         """
-        for trade in self.journal.trades():
-            self.ledger.append(trade, self._capital_after(trade))
-        snapshot = self.journal.newest_snapshot()
-        if snapshot is not None:
-            self.session.restore(_decode_state(snapshot[1]))
-        last = self.journal.last_bar()
-        todo = {
-            scan_number: (bar, record)
-            for bar, scan_number, record in self.journal.canonicals()
-            if bar >= self.session.next_bar
-        }
-        replayed = 0
-        if todo:
-            first = min(todo)
-            for scan in self._stored(first - 1):
-                expected = todo.pop(scan.scan_number, None)
-                if expected is None:
-                    continue
-                step = self.session.on_scan(row_from_scan(scan), posture=self._journalled_posture(expected[0]))
-                if step is None or step.decision.canonical() != expected[1]:
-                    raise InvariantError(
-                        f"{self.journal.path}: the replay of bar {expected[0]} (scan {scan.scan_number}) differs from "
-                        "the journal; scans or code have changed since"
-                    )
-                replayed += 1
-                if not todo:
-                    break
-        if todo:
-            raise InvariantError(
-                f"{self.journal.path}: scan {min(todo)} of bar {min(todo.values())[0]} is not in the scan store; "
-                "restore arrow_scans/ or start a new run"
-            )
-        for _, scan_number, _ in self.journal.canonicals() if last >= 0 else ():
-            self._last_scan_number = max(self._last_scan_number, scan_number)
-        return replayed
+        with self._lock:
+            for trade in self.journal.trades():
+                self.ledger.append(trade, self._capital_after(trade))
+            snapshot = self.journal.newest_snapshot()
+            if snapshot is not None:
+                try:
+                    state = _decode_state(snapshot[1])
+                except msgspec.DecodeError as error:
+                    raise DataError(f"{self.journal.path}: the snapshot is damaged ({error})") from error
+                self.session.restore(state)
+            self._last_scan_number = self.journal.last_scan_number()
+            self._undone = {d.timestamp_ns: d for d in self.journal.decisions(self.session.next_bar)}
+            replayed = 0
+            if self._undone:
+                found = self._scans_at(self._undone)
+                for timestamp_ns in list(self._undone):
+                    if timestamp_ns not in found:
+                        break
+                    self._replay(row_from_scan(found[timestamp_ns]))
+                    replayed += 1
+            self._unshipped = self.session.next_bar > 0
+            return replayed
 
-    def catch_up(self) -> int:
-        """Decide the stored scans that were written but not decided; returns how many."""
-        decided = 0
-        for scan in self._stored(self._last_scan_number):
-            if self.on_scan(scan) is not None:
-                decided += 1
-        return decided
+    def _scans_at(self, wanted: Mapping[int, Decision]) -> dict[int, Scan]:
+        """Stored scans by stamp, those wanted; the walk begins at the lowest of their numbers."""
+        found: dict[int, Scan] = {}
+        for scan in self._stored(min(d.scan_number for d in wanted.values()) - 1):
+            if scan.timestamp_ns in wanted and scan.assets == self.session.symbols:
+                found[scan.timestamp_ns] = scan
+                if len(found) == len(wanted):
+                    break
+        return found
+
+    def _replay(self, row: ScanRow) -> None:
+        """Decide a journalled bar again, without booking or publishing it."""
+        step = self.session.replay(row, self._undone.pop(row.timestamp_ns))
+        if step.closed is not None and not self.ledger.has(step.closed.trade_id):
+            # The ledger refused this trade when it was made; it stands in the journal's events.
+            self.session.halt()
+
+    def catch_up(self, until_ns: int | None = None) -> int:
+        """Decide the stored scans not decided yet, those before an instant; returns how many."""
+        with self._lock:
+            if self._undone:
+                return 0
+            scans = self._stored(self._last_scan_number)
+            if until_ns is not None:
+                scans = takewhile(lambda scan: scan.timestamp_ns < until_ns, scans)
+            return self._decide_all(scans)
+
+    def _decide_all(self, scans: Iterable[Scan]) -> int:
+        return sum(1 for scan in scans if self.on_scan(scan) is not None)
+
+    def _catch_up_missed(self, n_missed: int, first: ScanPayload | None) -> None:
+        """Decide from the store what the log no longer holds, up to its first scan.
+
+        The store orders by number. A scanner that began again at a low number breaks this order; it shows as
+        fewer scans above the last number than were missed, or as a log below it. Then time decides.
+        """
+        last = self._last_scan_number
+        until_ns = None if first is None else first.timestamp_ns
+        begun_anew = first is not None and first.scan_number <= last
+        if not begun_anew and last >= 0 and self._next_sequence > 0:
+            begun_anew = sum(1 for _ in islice(self._stored(last), n_missed)) < n_missed
+        if not begun_anew:
+            self.catch_up(until_ns)
+            return
+        after = self.session.last_timestamp_ns
+        missed = [
+            scan
+            for scan in self._stored(-1)
+            if after < scan.timestamp_ns and (until_ns is None or scan.timestamp_ns < until_ns)
+        ]
+        self._decide_all(sorted(missed, key=lambda scan: scan.timestamp_ns))
 
     # work
 
     def _wake(self, payload: ScanPayload, event: object) -> None:
-        self.drain()
+        try:
+            self.drain()
+        except BaseException as error:
+            self._failure = self._failure or error
+            raise
 
     def drain(self) -> None:
         """Decide every scan of the log that was not decided yet, in order."""
         if self._grid is None:
             return
-        while True:
-            read = self._grid.read_scans(self._next_sequence)
-            self._next_sequence = read.next_sequence
-            self.counts["scans_rejected"] += read.n_rejected
-            if read.n_missed:
-                self.counts["scans_read_from_store"] += read.n_missed
-                self.catch_up()
-            if not read.scans:
-                return
-            for _, payload in read.scans:
-                self.on_scan(payload.to_scan())
+        with self._lock:
+            while True:
+                self.check()
+                read = self._grid.read_scans(self._next_sequence)
+                if read.rewound:
+                    # The log was lost and began anew: from its start, the session drops what it knows.
+                    self._next_sequence = 0
+                    continue
+                self.counts["scans_rejected"] += read.n_rejected
+                if read.n_missed:
+                    self.counts["scans_read_from_store"] += read.n_missed
+                    self._catch_up_missed(read.n_missed, read.scans[0][1] if read.scans else None)
+                for _, payload in read.scans:
+                    self.on_scan(payload.to_scan())
+                self._next_sequence = read.next_sequence
+                if not read.scans and not read.n_rejected:
+                    return
 
     def on_scan(self, scan: Scan) -> Step | None:
-        """Decide one scan and make it durable; None for a duplicate or a late one."""
+        """Decide one scan, durably; None for a duplicate, a late one or one of another universe."""
         if scan.assets != self.session.symbols:
             self.counts["scans_of_another_universe"] += 1
             return None
-        self._last_scan_number = max(self._last_scan_number, scan.scan_number)
         return self.on_row(row_from_scan(scan))
 
     def on_row(self, row: ScanRow) -> Step | None:
-        """The same for a row of a scan cache."""
+        """The same for a row of a scan cache. Raises what an earlier bar failed with."""
         with self._lock:
-            now_ns = None if self._clock is None else self._clock()
-            step = self.session.on_scan(row, posture=self._posture(now_ns), now_ns=now_ns)
-            if step is None:
-                self.counts["scans_dropped"] += 1
-                return None
-            self._make_durable(row, step)
-            self._publish(row, step)
+            self.check()
+            try:
+                if self._undone and row.timestamp_ns > self.session.last_timestamp_ns:
+                    self._take_again(row)
+                    return None
+                now_ns = None if self._clock is None else self._clock()
+                step = self.session.on_scan(row, posture=self._posture(now_ns), now_ns=now_ns)
+                if step is None:
+                    self.counts["scans_dropped"] += 1
+                    return None
+                self._make_durable(row, step)
+                self._last_scan_number = row.scan_number
+            except BaseException as error:
+                self._failure = error
+                raise
+            self._ship(row, step)
         if self._on_step is not None:
             self._on_step(step)
         return step
+
+    def _take_again(self, row: ScanRow) -> None:
+        """A scan after a recovery that lacked some: the next journalled one, or InvariantError."""
+        timestamp_ns, decision = next(iter(self._undone.items()))
+        if row.timestamp_ns != timestamp_ns:
+            raise InvariantError(
+                f"{self.journal.path}: scan {decision.scan_number} of bar {decision.bar_idx} is lost and the "
+                "feed does not give it again; restore arrow_scans/ or start a new run"
+            )
+        self._replay(row)
 
     def _make_durable(self, row: ScanRow, step: Step) -> None:
         decision = step.decision
@@ -225,7 +305,7 @@ class Trader:
         important = decision.action in _ACTIVE or step.day is not None or bool(violation)
         with self.journal.transaction(durable=important):
             if step.day is not None:
-                self.journal.add_day(step.day.date, msgspec.to_builtins(step.day))
+                self.journal.add_day(step.day.date, _day_result(step))
             self.journal.add_decision(decision, step.equity, row.certified_bits, row.lambdas)
             if step.closed is not None and legs is not None:
                 self.journal.add_trade(step.closed, legs)
@@ -237,7 +317,7 @@ class Trader:
             self.counts["invariants_violated"] += 1
 
     def _posture(self, now_ns: int | None) -> int:
-        """The posture in force: of the near view, HIBERNATE when it is older than 30 s, the default if none ever came."""
+        """The near view's posture, HIBERNATE when older than 30 s, the default if none ever came."""
         reading = None if self._safety is None else self._safety.read()
         if reading is None:
             return self._posture_unknown
@@ -245,22 +325,43 @@ class Trader:
             return posture_code("HIBERNATE")
         return posture_code(reading.payload.posture)
 
-    def _publish(self, row: ScanRow, step: Step) -> None:
+    def _ship(self, row: ScanRow, step: Step) -> None:
+        """Tell the grid, what it missed first. A grid that is away costs nothing but the telling."""
+        if self._grid is None:
+            return
+        try:
+            if self._unshipped:
+                self._publish_past(step.decision.bar_idx)
+                self._unshipped = False
+            self._publish(step)
+        except GridError:
+            self._unshipped = True
+            self.counts["publications_failed"] += 1
+
+    def _publish_past(self, before_bar: int) -> None:
+        """Publish finished days and the last trade from the journal, as they stood before a bar."""
+        if self._grid is None:
+            return
+        where = {"deployment": self.session.deployment}
+        trades = [trade for trade in self.journal.trades() if trade.exit_bar < before_bar]
+        if trades:
+            for decision in self.journal.decisions(trades[-1].exit_bar, trades[-1].exit_bar):
+                payload = _last_trade(trades[-1], decision, iso_from_ns(decision.timestamp_ns))
+                self._grid.put(LAST_TRADE, payload, **where)
+        for day in self.journal.days():
+            self._grid.put(PNL_DAY, PnlDay(**day), date=day["date"], **where)
+
+    def _publish(self, step: Step) -> None:
         if self._grid is None:
             return
         decision = step.decision
         where = {"deployment": self.session.deployment}
         iso = iso_from_ns(decision.timestamp_ns)
-        opened = self.session.open_trade
-        position = () if opened is None else ({
-            "trade_id": opened.trade_id, "asset": opened.entry.asset, "entry_price": opened.entry.price,
-            "notional": opened.entry.notional, "leverage": opened.entry.leverage, "entry_bar": opened.entry.bar_idx,
-        },)  # fmt: skip
         self._grid.put(
             ENGINE_SNAPSHOT,
             EngineSnapshot(
                 capital=decision.capital,
-                open_positions=position,
+                open_positions=_positions(self.session.open_trade),
                 last_scan=decision.scan_number,
                 scan_count=decision.bar_idx + 1,
                 vel_div=decision.vel_div,
@@ -276,10 +377,7 @@ class Trader:
         if step.closed is not None:
             self._grid.put(LAST_TRADE, _last_trade(step.closed, decision, iso), **where)
         if step.day is not None:
-            day = step.day
-            payload = PnlDay(date=day.date, pnl=day.pnl, capital=day.capital, trades=day.trades, boost=day.boost,
-                             beta=day.beta, mc_status=day.mc_status, posture=POSTURES[decision.posture])  # fmt: skip
-            self._grid.put(PNL_DAY, payload, date=day.date, **where)
+            self._grid.put(PNL_DAY, PnlDay(**_day_result(step)), date=step.day.date, **where)
 
     def _stored(self, after: int) -> Iterator[Scan]:
         return iter(()) if self._backlog is None else self._backlog(after)
@@ -287,10 +385,30 @@ class Trader:
     def _capital_after(self, trade: ClosedTrade) -> float:
         for decision in self.journal.decisions(trade.exit_bar, trade.exit_bar):
             return decision.capital
-        raise InvariantError(f"{self.journal.path}: trade {trade.trade_id} has no decision at bar {trade.exit_bar}")
+        raise InvariantError(
+            f"{self.journal.path}: trade {trade.trade_id} has no decision at bar {trade.exit_bar}"
+        )
 
-    def _journalled_posture(self, bar: int) -> int:
-        return next(d.posture for d in self.journal.decisions(bar, bar))
+
+def _day_result(step: Step) -> dict[str, Any]:
+    """The ended day with the posture on the bar that ended it, as journal and grid have it."""
+    return {**msgspec.to_builtins(step.day), "posture": POSTURES[step.decision.posture]}
+
+
+def _positions(opened: OpenTrade | None) -> tuple[dict[str, Any], ...]:
+    if opened is None:
+        return ()
+    entry = opened.entry
+    return (
+        {
+            "trade_id": opened.trade_id,
+            "asset": entry.asset,
+            "entry_price": entry.price,
+            "notional": entry.notional,
+            "leverage": entry.leverage,
+            "entry_bar": entry.bar_idx,
+        },
+    )
 
 
 def _signal(decision: Decision, iso: str) -> SignalPayload:
