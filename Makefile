@@ -15,11 +15,11 @@ run: $(VENV)/.core
 	$(BIN)/dolphin run $(ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not long" $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not long" $(ARGS)
 
 # Everything: the long tests, the pure packages without a compiler and with bounds checks, mutation.
 test-full: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 	$(MAKE) coverage checked mutation
 
 lint: $(VENV)/.dev
@@ -35,7 +35,7 @@ coverage: $(VENV)/.dev
 
 # The same kernels compiled with bounds checks and division checks.
 checked: $(VENV)/.dev
-	DOLPHIN_KERNELS=checked $(BIN)/python -m pytest -n $(WORKERS) -m "not long" $(PURE)
+	DOLPHIN_KERNELS=checked $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not long" $(PURE)
 
 mutation: $(VENV)/.dev
 	$(BIN)/python tools/mutation.py
