@@ -21,7 +21,8 @@ import numpy as np
 from dolphin.domain.scan import WINDOWS, Scan
 from dolphin.grid.inprocess import InProcessGrid
 from dolphin.grid.near_view import NearView
-from dolphin.grid.topics import SCAN, ScanPayload, decode, encode
+from dolphin.grid.payloads import ScanPayload
+from dolphin.grid.topics import SCAN, decode, encode
 from dolphin.grid.typed import TypedGrid, publish_scan
 
 MAP, KEY = "DOLPHIN_FEATURES", "latest_eigen_scan"

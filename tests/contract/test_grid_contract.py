@@ -10,6 +10,7 @@ import pytest
 
 from dolphin.domain.scan import Scan
 from dolphin.grid.near_view import NearView
+from dolphin.grid.payloads import PayloadRejected, SafetyPayload
 from dolphin.grid.port import (
     EMPTY_LOG_TAIL,
     ConnectionState,
@@ -20,7 +21,7 @@ from dolphin.grid.port import (
     LockError,
     LockTimeout,
 )
-from dolphin.grid.topics import ASSET_OB, SAFETY, SAFETY_POSTURE, PayloadRejected, SafetyPayload
+from dolphin.grid.topics import ASSET_OB, SAFETY, SAFETY_POSTURE
 from dolphin.grid.typed import TypedGrid, publish_scan
 
 PATIENCE_S = 20.0

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 from typing import Generic, NamedTuple, TypeVar
 
+from dolphin.grid.payloads import PayloadRejected
 from dolphin.grid.port import ConnectionEvent, ConnectionState, EntryEvent, Grid
-from dolphin.grid.topics import PayloadRejected, Rejections, Topic
+from dolphin.grid.topics import Rejections, Topic
 
 P = TypeVar("P")
 

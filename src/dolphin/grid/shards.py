@@ -22,8 +22,9 @@ from typing import Any
 import msgspec
 
 from dolphin.domain.clock import NS_PER_S
+from dolphin.grid.payloads import WHOLE, PayloadRejected
 from dolphin.grid.port import EntryEvent, Grid, GridMap
-from dolphin.grid.topics import WHOLE, PayloadRejected, encode
+from dolphin.grid.topics import encode
 
 N_SHARDS = 10
 NEAR_ENTRIES_MAX = 5_000

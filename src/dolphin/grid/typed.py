@@ -19,19 +19,9 @@ from typing import TypeVar
 import msgspec
 
 from dolphin.domain.scan import Scan
+from dolphin.grid.payloads import WHOLE, PayloadRejected, ScanPayload
 from dolphin.grid.port import EntryEvent, EntryKind, Grid, Subscription
-from dolphin.grid.topics import (
-    SCAN,
-    SCAN_LOG,
-    SCAN_LOG_CAPACITY,
-    WHOLE,
-    PayloadRejected,
-    Rejections,
-    ScanPayload,
-    Topic,
-    encode,
-    topic_of,
-)
+from dolphin.grid.topics import SCAN, SCAN_LOG, SCAN_LOG_CAPACITY, Rejections, Topic, encode, topic_of
 
 P = TypeVar("P")
 

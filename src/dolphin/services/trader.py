@@ -37,20 +37,9 @@ from dolphin.domain.decision import Decision
 from dolphin.domain.errors import DataError, InvariantError
 from dolphin.domain.scan import Scan, ScanRow, row_from_scan
 from dolphin.grid.near_view import NearView
+from dolphin.grid.payloads import EngineSnapshot, LastTrade, PnlDay, ScanPayload, SignalPayload
 from dolphin.grid.port import GridError, Subscription
-from dolphin.grid.topics import (
-    ENGINE_SNAPSHOT,
-    LAST_TRADE,
-    PNL_DAY,
-    SAFETY,
-    SCAN,
-    SIGNAL,
-    EngineSnapshot,
-    LastTrade,
-    PnlDay,
-    ScanPayload,
-    SignalPayload,
-)
+from dolphin.grid.topics import ENGINE_SNAPSHOT, LAST_TRADE, PNL_DAY, SAFETY, SCAN, SIGNAL
 from dolphin.grid.typed import TypedGrid
 from dolphin.host.session import OpenTrade, Session, SessionState, Step
 from dolphin.journal.ledger import ClosedTrade, Ledger

@@ -7,8 +7,9 @@ import threading
 import pytest
 
 from dolphin.grid.inprocess import InProcessGrid
+from dolphin.grid.payloads import PayloadRejected
 from dolphin.grid.port import Grid, GridClosed, GridError, GridUnreachable, LockTimeout
-from dolphin.grid.topics import SAFETY, PayloadRejected, encode
+from dolphin.grid.topics import SAFETY, encode
 from dolphin.grid.typed import TypedGrid
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from dolphin.grid.inprocess import InProcessGrid
 from dolphin.grid.near_view import NearView
-from dolphin.grid.topics import ASSET_OB, EXF, SAFETY, AssetBook, ExfPayload, SafetyPayload
+from dolphin.grid.payloads import AssetBook, ExfPayload, SafetyPayload
+from dolphin.grid.topics import ASSET_OB, EXF, SAFETY
 from dolphin.grid.typed import TypedGrid
 
 S = 1_000_000_000

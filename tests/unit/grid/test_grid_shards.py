@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from dolphin.grid.inprocess import InProcessGrid
+from dolphin.grid.payloads import PayloadRejected
 from dolphin.grid.port import GridUnreachable
 from dolphin.grid.shards import NEAR_ENTRIES_MAX, NEAR_TTL_S, ShardedStore, shard_name
-from dolphin.grid.topics import PayloadRejected
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "shard.json"
 

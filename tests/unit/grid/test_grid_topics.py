@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from dolphin.domain.clock import iso_from_ns
 from dolphin.domain.scan import COLUMNS, WINDOWS, Scan
 from dolphin.grid import topics
+from dolphin.grid.payloads import WHOLE, Heartbeat, PayloadRejected, ScanPayload, instant_ns
 from dolphin.grid.topics import (
     ACB_BOOST,
     ASSET_OB,
@@ -27,14 +28,9 @@ from dolphin.grid.topics import (
     SHARD_FEATURE,
     SHARD_FEATURES,
     TOPICS,
-    WHOLE,
-    Heartbeat,
-    PayloadRejected,
     Rejections,
-    ScanPayload,
     decode,
     encode,
-    instant_ns,
     topic_of,
 )
 
