@@ -1,0 +1,113 @@
+"""The volatility gate: exact at its threshold, rolling over 52 prices, open when it cannot know."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dolphin.alpha.volatility import PRICES_KEPT, PRICES_MIN, VOL_THRESHOLD, VolatilityGate
+from dolphin.domain.errors import ConfigError
+
+
+def exact(prices: list[float], threshold: float) -> bool:
+    """Population variance of the float64 returns against the threshold's square, in fractions."""
+    kept = prices[-52:]
+    if len(kept) < 50:
+        return True
+    returns = [Fraction((b - a) / a) for a, b in pairwise(kept)]
+    mean = sum(returns) / len(returns)
+    return sum((r - mean) ** 2 for r in returns) / len(returns) > Fraction(threshold) ** 2
+
+
+def test_the_page_s_numbers() -> None:
+    assert (VOL_THRESHOLD, PRICES_KEPT, PRICES_MIN) == (0.00026414, 52, 50)
+    assert VolatilityGate().threshold == VOL_THRESHOLD
+
+
+def test_the_gate_is_open_until_fifty_prices() -> None:
+    gate = VolatilityGate()
+    assert gate.is_open()
+    assert gate.is_open_float()
+    opened = [gate.update(100.0) for _ in range(60)]
+    assert opened == [True] * 49 + [False] * 11
+    assert len(gate.prices) == 52
+
+
+@pytest.mark.parametrize("nothing", [None, math.nan, 0.0, -1.0])
+def test_a_bar_without_a_price_leaves_the_gate_open_and_untouched(nothing: float | None) -> None:
+    gate = VolatilityGate()
+    for _ in range(52):
+        gate.update(100.0)
+    before = gate.prices
+    assert gate.update(nothing) is True
+    assert gate.prices == before
+    assert gate.update(100.0) is False
+
+
+def test_at_the_threshold_exactly_it_is_shut() -> None:
+    """Returns of +2**-12 and -2**-12 in equal number: their deviation is the threshold to the last bit."""
+    threshold = 2.0**-12
+    gate = VolatilityGate(threshold)
+    gate._returns.extend(int(Fraction(sign, 2**12) * 2**1100) for sign in [1, -1] * 25)
+    gate._sum = 0
+    gate._squares = sum(r * r for r in gate._returns)
+    assert gate.is_open() is False
+    gate.threshold, gate._threshold_scaled = math.nextafter(threshold, 0.0), gate._threshold_scaled - 1
+    assert gate.is_open() is True
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(0, 2**32 - 1), st.integers(45, 140), st.sampled_from([1e-5, 2.6e-4, 3e-4, 1e-2]))
+def test_the_rolling_answer_is_the_exact_one(seed: int, n: int, scale: float) -> None:
+    rng = np.random.default_rng(seed)
+    prices = np.round(50_000.0 * np.exp(np.cumsum(rng.normal(0.0, scale, n))), 2).tolist()
+    gate = VolatilityGate()
+    for i, price in enumerate(prices):
+        assert gate.update(price) is exact(prices[: i + 1], VOL_THRESHOLD)
+        assert gate.is_open_float() is gate.is_open()
+    assert gate.prices == tuple(prices[-52:])
+
+
+def test_the_float_path_agrees_on_both_sides() -> None:
+    for size, is_open in ((1e-4, False), (5e-4, True)):
+        gate = VolatilityGate()
+        for i in range(60):
+            gate.update(100.0 * (1.0 + size * (i % 2)))
+        assert gate.is_open() is gate.is_open_float() is is_open
+
+
+def test_another_gate_takes_over_and_goes_on_alike() -> None:
+    rng = np.random.default_rng(7)
+    prices = (100.0 * np.exp(np.cumsum(rng.normal(0.0, 2.64e-4, 200)))).tolist()
+    first, second = VolatilityGate(), VolatilityGate()
+    second.update(3.0)
+    second.update(4.0)
+    for price in prices[:120]:
+        first.update(price)
+    second.restore(first.prices)
+    assert second.prices == first.prices
+    for price in prices[120:]:
+        assert first.update(price) is second.update(price)
+    assert (first._sum, first._squares) == (second._sum, second._squares)
+
+
+def test_the_sums_never_drift() -> None:
+    gate = VolatilityGate()
+    rng = np.random.default_rng(8)
+    for price in (100.0 * np.exp(np.cumsum(rng.normal(0.0, 1e-3, 500)))).tolist():
+        gate.update(price)
+    assert gate._sum == sum(gate._returns)
+    assert gate._squares == sum(r * r for r in gate._returns)
+    assert len(gate._returns) == 51
+
+
+@pytest.mark.parametrize("threshold", [0.0, -1e-9, math.nan])
+def test_a_threshold_that_is_none_is_refused(threshold: float) -> None:
+    with pytest.raises(ConfigError, match="expected above 0"):
+        VolatilityGate(threshold)
