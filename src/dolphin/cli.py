@@ -1,15 +1,22 @@
-"""The command line: parse, build, call. What a command does lives in `dolphin.commands`."""
+"""The command line: parse, build, call. What a command does lives in `dolphin.commands`.
+
+A command that fails says so in one line on stderr. Exit codes: 0 success, 1 failure, 2 bad usage, 130
+interrupted.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final, NoReturn
 
 from dolphin import __version__
+from dolphin.domain.errors import DolphinError, UsageError, nearest
 
 #: Command → one line of help; the module `dolphin.commands.<name>` has `arguments(parser)` and `execute(args)`.
 COMMANDS: Final = {
@@ -18,7 +25,7 @@ COMMANDS: Final = {
     "scan": "scan a feed into the Arrow store, without trading",
     "data": "build a scan cache, or check whether data are fit to trade",
     "audit": "prove a run's ledger from its fills and prices",
-    "diff": "first differing decision of two runs, with both sides' inputs and lanes",
+    "diff": "show the first differing decision of two runs, with inputs and lanes",
     "conform": "run conformance vectors against the kernels",
     "config": "show the effective configuration and where each value came from",
     "doctor": "check this machine: versions, disk, permissions, clock, ports",
@@ -27,29 +34,54 @@ COMMANDS: Final = {
 _EPILOG: Final = """examples:
   dolphin run                                   trade a synthetic day
   dolphin run --feed recorded prices.parquet    trade a recording
-  dolphin audit runs/LATEST                     prove its ledger
-  dolphin COMMAND --help                        options and an example of each command
+  dolphin audit runs/RUN                        prove its ledger
+  dolphin COMMAND --help                        options and examples of a command
 """
 
+_CHOICE: Final = re.compile(r"invalid choice: '(.*?)' \(choose from (.*)\)$")
 
-def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one line for an error, the nearest known word in it, and no guessing at shortened options."""
+
+    def __init__(self, **settings: Any) -> None:
+        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**{"allow_abbrev": False, **settings})
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit with 2."""
+        found = _CHOICE.search(message)
+        if found:
+            known = re.findall(r"[\w-]+", found[2])
+            message = f"{message[: found.start()]}{found[1]!r} is none of {', '.join(known)}.{nearest(found[1], known)}"
+        mark = "" if message.endswith((".", "?")) else "."
+        self.exit(2, f"{self.prog}: {message}{mark} See {self.prog} --help\n")
+
+    def refuse(self, words: Sequence[str]) -> NoReturn:
+        """Refuse words that no option and no argument takes."""
+        option = next((word.partition("=")[0] for word in words if word.startswith("-")), None)
+        if option is None:
+            self.error(f"unexpected argument {words[0]!r}")
+        known = [text for action in self._actions for text in action.option_strings]
+        self.error(f"unknown option {option}.{nearest(option, known)}")
+
+
+def build_parser(command: str | None = None) -> Parser:
     """The parser; only the named command's own arguments are loaded, so that help stays instant."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dolphin",
         description="DOLPHIN trades crypto perpetual futures on eigenvalue velocity divergence.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"dolphin {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, text in COMMANDS.items():
-        sub = commands.add_parser(
-            name, help=text, description=text[0].upper() + text[1:] + ".",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )  # fmt: skip
-        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        sub.set_defaults(parser=sub)
         if name == command:
             importlib.import_module(f"dolphin.commands.{name}").arguments(sub)
+        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error")
     return parser
 
 
@@ -60,23 +92,69 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault(variable, "1")
     words = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in words if not word.startswith("-")), None)
-    args = build_parser(command if command in COMMANDS else None).parse_args(words)
-    from dolphin.domain.errors import DolphinError
-
+    args, unknown = build_parser(command if command in COMMANDS else None).parse_known_args(words)
+    if unknown:
+        args.parser.refuse(unknown)
+    who = f"dolphin {args.command}"
     try:
-        code = importlib.import_module(f"dolphin.commands.{args.command}").execute(args)
-    except DolphinError as error:
+        code = int(importlib.import_module(f"dolphin.commands.{args.command}").execute(args))
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _fail(f"{who}: interrupted; nothing that was committed is lost", 130)
+    except BrokenPipeError:
+        # The reader has seen enough, like `head`; what is left in the buffer has nowhere to go.
+        _drop_stdout()
+        return 0
+    except Exception as error:
         if args.debug:
             raise
-        print(f"dolphin {args.command}: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print(f"dolphin {args.command}: interrupted; nothing that was committed is lost", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
-    return int(code)
+        if isinstance(error, DolphinError):
+            return _fail(f"{who}: {error}{_see_help(error, who)}", error.exit_code)
+        if isinstance(error, OSError):
+            if error.filename is None:
+                _drop_stdout()
+            what = error.filename or "the output"
+            return _fail(f"{who}: {what}: {error.strerror or error}; check disk and permissions", 1)
+        return _fail(f"{who}: internal error, {_one_line(error)}; please report it with {_traceback_file()}", 1)
+    return code
+
+
+def _see_help(error: DolphinError, who: str) -> str:
+    if type(error) is not UsageError:
+        return ""
+    return f"{'' if str(error).endswith(('.', '?')) else '.'} See {who} --help"
+
+
+def _fail(line: str, code: int) -> int:
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+    return code
+
+
+def _drop_stdout() -> None:
+    """Let the interpreter's last flush succeed, whatever stdout was."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+
+
+def _traceback_file() -> str:
+    """Keep the traceback of the error in hand: a bug that comes once a month is not asked to come again."""
+    import tempfile
+    import traceback
+
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="dolphin-", suffix=".traceback", delete=False) as file:
+            file.write(traceback.format_exc())
+    except OSError:
+        return "the output of the same command with --debug"
+    return file.name
 
 
 if __name__ == "__main__":

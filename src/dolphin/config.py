@@ -6,6 +6,8 @@ Unknown keys are refused with the nearest known name. Secrets have no key here.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,18 +32,25 @@ class Setting:
     help: str
     choices: tuple[str, ...] = ()
     minimum: float | None = None
+    metavar: str = ""
+    pattern: str = ""
+    rule: str = ""
 
 
 SETTINGS: Final = (
     Setting("set", str, "gold", "parameter set", ("champion", "gold", "green")),
     Setting("feed", str, "synthetic", "where prices come from", ("synthetic", "recorded")),
-    Setting("universe", str, "", "file with the symbols: a CSV with a `symbol` column or a YAML list"),
-    Setting("assets", int, 50, "how many symbols of the universe, the first ones", (), 1),
-    Setting("seed", int, 7, "seed of the synthetic market", (), 0),
-    Setting("days", float, 1.0, "length of the synthetic market in days", (), 0.001),
-    Setting("out", str, "", "folder that takes everything a run writes; empty: a new one under runs/"),
-    Setting("deployment", str, "BLUE", "prefix of trade ids and of the grid's maps"),
-    Setting("vol_threshold", float, 0.00026414, "volatility gate: std of BTC's simple returns per bar", (), 1e-12),
+    Setting("universe", str, "", "file with the symbols: a CSV with a `symbol` column or a YAML list",
+            metavar="FILE"),
+    Setting("assets", int, 50, "how many symbols of the universe, the first ones", (), 1, "N"),
+    Setting("seed", int, 7, "seed of the synthetic market", (), 0, "N"),
+    Setting("days", float, 1.0, "length of the synthetic market in days", (), 0.001, "DAYS"),
+    Setting("out", str, "", "folder that takes everything a run writes; empty: a new one under runs/",
+            metavar="DIR"),
+    Setting("deployment", str, "BLUE", "prefix of trade ids and of the grid's maps", metavar="NAME",
+            pattern="[A-Za-z0-9]+", rule="ASCII letters and digits"),
+    Setting("vol_threshold", float, 0.00026414, "volatility gate: std of BTC's simple returns per bar", (), 1e-12,
+            "STD"),
     Setting("posture_when_unknown", str, "APEX", "posture while none was ever read",
             ("APEX", "STALKER", "TURTLE", "HIBERNATE")),
     Setting("spectrum", str, "fast", "how the spectrum is computed; float64 is for research",
@@ -93,8 +102,10 @@ def _checked(setting: Setting, value: Any, origin: str) -> Value:
     if setting.choices and value not in setting.choices:
         hint = nearest(value, setting.choices)
         raise ConfigError(f"{where} is {value!r}, expected one of {', '.join(setting.choices)}.{hint}")
-    if setting.minimum is not None and not value >= setting.minimum:
-        raise ConfigError(f"{where} is {value!r}, expected {setting.minimum:g} or more")
+    if setting.pattern and not re.fullmatch(setting.pattern, value):
+        raise ConfigError(f"{where} is {value!r}, expected {setting.rule}")
+    if setting.minimum is not None and not setting.minimum <= value < math.inf:
+        raise ConfigError(f"{where} is {value!r}, expected {setting.minimum:g} or more, finite")
     return Value(value, origin)
 
 
@@ -136,7 +147,10 @@ def resolve(
             if name == "params":
                 if not isinstance(value, dict):
                     raise ConfigError(f"{file}: params is {value!r}, expected names with values")
-                overrides |= {key: Value(v, str(file)) for key, v in value.items()}
+                for key, v in value.items():
+                    # YAML reads 1e-4 as text.
+                    number = parameter_value(str(key), v) if isinstance(v, str) else v
+                    overrides[str(key)] = Value(number, str(file))
                 continue
             _known(name, f"{file}: unknown key")
             values[name] = _checked(_BY_NAME[name], value, str(file))
@@ -162,7 +176,9 @@ def _read(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(file.read_text())
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: is no text file; expected YAML with keys and values") from error
     except OSError as error:
         raise StoreError(f"{file}: cannot be read ({error.strerror}); check the path given with --config") from error
     except yaml.YAMLError as error:

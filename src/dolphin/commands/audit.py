@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dolphin.commands.shared import add_json, print_json
+from dolphin.commands.shared import add_json, plural, print_json
 
 _EPILOG = """example:
   dolphin audit runs/20260105T000000-gold-synthetic-1
 
-Recomputes every cash flow in decimal arithmetic from the booked fills, compares entry and exit prices with the stored
-scans, and checks that bars, positions, trades and legs fit together. Exit 0 only if nothing is found.
+Recomputes every cash flow in decimal arithmetic from the booked fills, compares entry and
+exit prices with the stored scans, and checks that bars, positions, trades and legs fit
+together. Exit 0 only if nothing is found.
 """
 
 
@@ -57,9 +58,9 @@ def execute(args: argparse.Namespace) -> int:
         print(f"finding: {text}")
     if result.findings_total > len(result.findings):
         print(f"and {result.findings_total - len(result.findings)} more")
-    checked = f"{result.prices_checked} prices found in stored scans" if has_scans else "no stored scans to check prices"
-    print(f"{result.bars:,} bars, {result.trades} trades, {result.cash_flows} cash flows, {checked}")
+    checked = f"{plural(result.prices_checked, 'price')} found in the scans" if has_scans else "no scans to check prices"
+    print(f"{plural(result.bars, 'bar')}, {plural(result.trades, 'trade')}, {plural(result.cash_flows, 'cash flow')}, {checked}")
     print(f"{result.initial:,.8f} + cash flows = {result.balance:,.8f} USDT")
     print(f"decisions sha256 {result.decisions_sha256}")
-    print("balanced: every cash flow is proved" if result.balanced else f"NOT balanced: {result.findings_total} findings")
+    print("balanced: every cash flow is proved" if result.balanced else f"NOT balanced: {plural(result.findings_total, 'finding')}")
     return 0 if result.balanced else 1

@@ -23,7 +23,8 @@ _EPILOG = """examples:
   dolphin backtest --cache CACHE --set gold
   dolphin backtest --cache CACHE --from 2021-04-10 --to 2021-04-12 --json
 
-A day that is half built or has gaps is refused unless --allow-partial.
+A day that is half built, has holes or is not what its manifest says is refused
+unless --allow-partial.
 """
 
 
@@ -50,7 +51,7 @@ def execute(args: argparse.Namespace) -> int:
         say(f"DOLPHIN {__version__}: backtest of {name} ({params.hash()}) on {args.cache} → {folder}")
 
     from dolphin.backtest.replay import BacktestSettings, replay
-    from dolphin.commands.telling import RunDisplay, print_summary
+    from dolphin.commands.telling import WorkDisplay, print_summary
     from dolphin.domain.codes import posture_code
     from dolphin.host.session import Step
     from dolphin.market.scan_cache import CacheReader
@@ -68,14 +69,14 @@ def execute(args: argparse.Namespace) -> int:
         report=not args.no_report,
     )
     cache = CacheReader(Path(args.cache))
-    with RunDisplay(params.direction, quiet=args.json) as display, stop_on_signal() as stop_requested:
+    with WorkDisplay(quiet=args.json, direction=params.direction) as display, stop_on_signal() as stop_requested:
         trades = 0
 
         def on_step(step: Step, done: int, total: int) -> None:
             nonlocal trades
             trades += step.closed is not None
             display.step(step)
-            display.progress(done, total, done, trades, "backtest")
+            display.progress("backtest", done, total, trades=trades)
 
         summary = replay(cache, settings, on_step, stop_requested)
     if args.json:

@@ -32,7 +32,8 @@ def execute(args: argparse.Namespace) -> int:
         return 0
     width = max(len(setting.name) for setting in SETTINGS) + 2
     for key, value in config.values.items():
-        print(f"{key:{width}}{value.value!s:<16} {value.origin}")
+        shown = "-" if value.value == "" else str(value.value)
+        print(f"{key:{width}}{shown:<16} {value.origin}")
     print(f"\nparameters of {name}, hash {params.hash()}")
     width = max(len(key) for key in params.as_dict()) + 2
     for key, value in params.as_dict().items():

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dolphin.commands.shared import add_json, print_json
+from dolphin.commands.shared import add_json, plural, print_json
+
+if TYPE_CHECKING:
+    from dolphin.conform import FileResult
 
 _EPILOG = """example:
   dolphin conform tests/vectors --host both
+
+Floats are compared bit for bit unless a file grants a tolerance. Exit 0 only if every case
+of every file passes.
 """
 
 
@@ -22,29 +29,43 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Run the vectors; 0 only if every case of every file passes."""
+    """Run the vectors; 0 only if every case of every file passes. A file that is none fails, the rest goes on."""
     from dolphin.conform import HOSTS, FileResult, run_file, vector_files
+    from dolphin.domain.errors import DataError
 
     hosts = HOSTS if args.host == "both" else (args.host,)
     results: list[FileResult] = []
+    foreign: list[str] = []
     for path in vector_files(Path(p) for p in args.paths):
-        for host in hosts:
-            result = run_file(path, host)
-            results.append(result)
-            if args.json:
-                continue
-            verdict = "pass" if result.ok else "FAIL"
-            print(f"{verdict}  {result.kernel:24} {host:10} {result.passed} of {result.passed + result.failed} cases")
-            for text in result.mismatches:
-                print(f"      {text}")
+        try:
+            for host in hosts:
+                result = run_file(path, host)
+                results.append(result)
+                if not args.json:
+                    _tell(result)
+        except DataError as error:
+            foreign.append(str(error))
+            if not args.json:
+                print(f"FAIL  {error}")
     failed = sum(not r.ok for r in results)
+    ok = failed == 0 and not foreign
     if args.json:
         print_json({
-            "ok": failed == 0,
+            "ok": ok,
             "files": [{"path": r.path, "kernel": r.kernel, "host": r.host, "passed": r.passed, "failed": r.failed,
                        "mismatches": r.mismatches} for r in results],
+            "errors": foreign,
         })  # fmt: skip
     else:
-        cases = sum(r.passed + r.failed for r in results)
-        print(f"{len(results) - failed} of {len(results)} files pass, {cases} cases")
-    return 0 if failed == 0 else 1
+        cases = sum(r.passed for r in results)
+        of = sum(r.passed + r.failed for r in results)
+        print(f"{len(results) - failed} of {plural(len(results) + len(foreign), 'check')} pass, {cases:,} of {of:,} cases")
+    return 0 if ok else 1
+
+
+def _tell(result: FileResult) -> None:
+    verdict = "pass" if result.ok else "FAIL"
+    cases = result.passed + result.failed
+    print(f"{verdict}  {result.kernel:24} {result.host:10} {result.passed} of {plural(cases, 'case')}")
+    for text in result.mismatches:
+        print(f"      {text}")

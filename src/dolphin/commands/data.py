@@ -13,15 +13,32 @@ from dolphin.commands.shared import (
     add_settings,
     load_config,
     open_feed,
+    plural,
     print_json,
     say,
     stop_on_signal,
+    tell_feed,
 )
 
 _EPILOG = """examples:
-  dolphin data check --feed recorded prices.parquet --universe universe.csv
-  dolphin data build --feed recorded prices.parquet --universe universe.csv --out CACHE
-  dolphin data build --scans runs/RUN --out CACHE        compact stored scans, compared value by value
+  dolphin data check --feed recorded prices.parquet --universe symbols.csv
+  dolphin data build --feed recorded prices.parquet --out CACHE
+  dolphin data build --scans runs/RUN --out CACHE
+"""
+
+_BUILD_EPILOG = """examples:
+  dolphin data build --feed recorded prices.parquet --out CACHE
+  dolphin data build --scans runs/RUN --out CACHE
+
+A build that was stopped goes on after its last whole day. --scans compacts stored scans
+day by day and compares every value with what it was made from; days that are whole
+already stay. A day without its end is kept, and refused by backtests.
+"""
+
+_CHECK_EPILOG = """example:
+  dolphin data check --feed recorded prices.parquet --universe symbols.csv
+
+Exit 0 when the data are fit to trade, 1 when they are not.
 """
 
 
@@ -29,15 +46,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the subcommands."""
     parser.epilog = _EPILOG
     verbs = parser.add_subparsers(dest="verb", metavar="build|check", required=True)
-    build = verbs.add_parser("build", help="make a daily scan cache from prices, or from stored scans")
+    build = verbs.add_parser("build", help="make a daily scan cache from prices, or from stored scans",
+                             description="Make a daily scan cache from prices, or from stored scans.",
+                             epilog=_BUILD_EPILOG)  # fmt: skip
     build.add_argument("path", nargs="?", metavar="PATH", help="recording, for --feed recorded")
     build.add_argument("--scans", metavar="RUN", help="folder with arrow_scans/ to compact instead of scanning prices")
     build.add_argument("--rebuild", action="store_true", help="keep the old cache as .STALE_YYYYMMDD and build anew")
     add_settings(build, "feed", "universe", "assets", "seed", "days", "out", "spectrum")
-    check = verbs.add_parser("check", help="a passport of the data: gaps, stale symbols, signals, fit to trade or why not")
+    check = verbs.add_parser("check", help="tell gaps, stale symbols, signals; fit to trade or why not",
+                             description="Tell what data are like: gaps, stale symbols, signals; fit to trade or why not.",
+                             epilog=_CHECK_EPILOG)  # fmt: skip
     check.add_argument("path", nargs="?", metavar="PATH", help="recording, for --feed recorded")
     add_settings(check, "feed", "universe", "assets", "seed", "days", "vol_threshold")
     for sub in (build, check):
+        sub.set_defaults(parser=sub)
         sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error")
         add_json(sub)
 
@@ -55,7 +77,10 @@ def _build(args: argparse.Namespace) -> int:
     if not args.json:
         say(f"building a scan cache from {config['feed']} → {folder}")
     feed = open_feed(config, args.path)
+    if not args.json:
+        tell_feed(feed)
 
+    from dolphin.commands.telling import WorkDisplay
     from dolphin.market.scan_cache import CacheWriter
     from dolphin.scan.scanner import Scanner
 
@@ -65,7 +90,7 @@ def _build(args: argparse.Namespace) -> int:
     bars = scans = refused = 0
     interrupted = False
     started = time.monotonic()
-    with stop_on_signal() as stop_requested:
+    with WorkDisplay(quiet=args.json) as display, stop_on_signal() as stop_requested:
         for bar in feed.bars():
             bars += 1
             step = scanner.update(bar, scans + 1)
@@ -73,10 +98,7 @@ def _build(args: argparse.Namespace) -> int:
             if step.scan is not None:
                 scans += 1
                 writer.add(step.scan)
-            if not args.json and bars % 5000 == 0:
-                rate = bars / (time.monotonic() - started)
-                left = f", {(feed.n_bars - bars) / rate:.0f} s to go" if feed.n_bars else ""
-                say(f"{bars:,} bars, {scans:,} scans, {rate:,.0f} bars/s{left}")
+            display.progress("build", bars, feed.n_bars, scans=scans)
             if stop_requested():
                 interrupted = True
                 break
@@ -87,6 +109,7 @@ def _build(args: argparse.Namespace) -> int:
         "source_id": feed.source_id,
         "bars": bars,
         "scans": scans,
+        "scans_there": writer.n_passed,
         "bars_refused": refused,
         "days": {day: {"rows": entry.rows, "complete": entry.complete} for day, entry in sorted(manifest.days.items())},
         "certified_bits_min": min((e.min_certified_bits or 0 for e in manifest.days.values()), default=None),
@@ -97,33 +120,48 @@ def _build(args: argparse.Namespace) -> int:
         "wall_s": round(time.monotonic() - started, 3),
     }
     _tell_build(args.json, result)
+    if interrupted and not args.json:
+        say("interrupted: whole days are kept; go on with the same command")
     return 130 if interrupted else 0
 
 
 def _compact(args: argparse.Namespace, source: Path, folder: Path) -> int:
+    import numpy as np
+
     from dolphin.domain.errors import DataError
     from dolphin.market.feed import digest, modal_interval_ns
-    from dolphin.market.scan_cache import compact_day
+    from dolphin.market.scan_cache import cache_folder, compact_day, is_cache, read_manifest
     from dolphin.market.scan_store import ScanStore
-
-    import numpy as np
 
     started = time.monotonic()
     store = ScanStore(source)
-    stamps = np.array([scan.timestamp_ns for scan in store.scans()], dtype=np.int64)
-    interval = modal_interval_ns(stamps) if len(stamps) > 1 else None
+    stamps: list[int] = []
+    universe = ""
+    for scan in store.scans():
+        stamps.append(scan.timestamp_ns)
+        universe = universe or scan.universe_id
+    interval = modal_interval_ns(np.array(stamps, dtype=np.int64)) if len(stamps) > 1 else None
     if interval is None:
         raise DataError(f"{source}: fewer than two scans in arrow_scans/; nothing to compact")
-    identity = digest({"kind": "arrow_scans", "first_ns": int(stamps[0]), "last_ns": int(stamps[-1]), "n": len(stamps)})
+    # The first scan names the store: the identity stays while the store grows.
+    identity = digest({"kind": "arrow_scans", "universe": universe, "first_ns": stamps[0]})
     stamp = datetime.now(UTC).strftime("%Y%m%d") if args.rebuild else None
+    there = read_manifest(cache_folder(folder)).days if is_cache(folder) and not args.rebuild else {}
     entries = {}
+    kept = 0
     for day in store.days():
+        if day in there and there[day].complete:
+            entries[day] = there[day]
+            kept += there[day].rows
+            continue
         entries[day] = compact_day(store, folder, day, interval, identity, str(source), stale_stamp=stamp)
         if not args.json:
-            say(f"{day}: {entries[day].rows:,} scans compared, difference 0")
+            say(f"{day}: {plural(entries[day].rows, 'scan')} compared value by value, difference 0")
     result = {
         "source": str(source),
         "scans": sum(entry.rows for entry in entries.values()),
+        "scans_there": kept,
+        "scans_quarantined": store.n_quarantined,
         "days": {day: {"rows": entry.rows, "complete": entry.complete} for day, entry in entries.items()},
         "folder": str(folder),
         "wall_s": round(time.monotonic() - started, 3),
@@ -133,13 +171,20 @@ def _compact(args: argparse.Namespace, source: Path, folder: Path) -> int:
 
 
 def _tell_build(as_json: bool, result: dict[str, Any]) -> None:
+    from dolphin.commands.telling import counted, rows
+
     if as_json:
         print_json(result)
         return
     incomplete = [day for day, entry in result["days"].items() if not entry["complete"]]
-    print(f"{result['scans']:,} scans of {len(result['days'])} days in {result['wall_s']:.1f} s → {result['folder']}")
+    there = f", {result['scans_there']:,} of them there already" if result["scans_there"] else ""
+    days = plural(len(result["days"]), "day")
+    print(f"{plural(result['scans'], 'scan')} of {days}{there}, in {result['wall_s']:.1f} s → {result['folder']}")
+    counts = {name: result.get(name, 0) for name in ("bars_refused", "scans_quarantined")}
+    for line in rows(counted({name: n for name, n in counts.items() if n}, result.get("prices_rejected", {}))):
+        print(line)
     if incomplete:
-        print(f"incomplete, refused by backtests: {', '.join(incomplete)}")
+        print(f"  partial    {', '.join(incomplete)}: not whole, refused by backtests without --allow-partial")
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -152,8 +197,7 @@ def _check(args: argparse.Namespace) -> int:
     feed.close()
     if args.json:
         print_json(result.as_dict())
-        return 0
-    print(result.text())
-    return 0
-
+    else:
+        print(result.text())
+    return 0 if result.fit else 1
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
+from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dolphin.commands.shared import add_json, print_json
+from dolphin.commands.shared import add_json, plural, print_json
 
 if TYPE_CHECKING:
     from dolphin.domain.decision import Decision
@@ -14,10 +18,14 @@ if TYPE_CHECKING:
 _EPILOG = """example:
   dolphin diff runs/A runs/B
 
-Compares the canonical decision records bar by bar; shows both sides' inputs and lanes at the first difference, and
-how far the settings of the two runs differ. Exit 0 when all decisions are equal, 1 when not.
+Compares the canonical decision records bar by bar. At the first difference it shows what
+both sides decided, their inputs and lanes, and how the settings of the two runs differ.
+Exit 0 when all decisions are equal, 1 when not.
 """
 
+_SETTINGS = ("set", "set_hash", "source_id", "universe_id", "spectrum", "vol_threshold", "posture_when_unknown")
+_DECIDED = ("time", "action", "reason", "asset", "price", "net")
+_NOTHING = (0, "", None, False)
 _LANES = ("lane_base", "lane_dc", "lane_regime", "lane_ob", "lane_esof", "raw", "cap", "bound", "leverage", "notional")
 
 
@@ -35,58 +43,81 @@ def _readable(decision: Decision) -> dict[str, Any]:
     from dolphin.domain import codes
     from dolphin.domain.clock import iso_from_ns
 
-    names = {f: getattr(decision, f) for f in msgspec.structs.asdict(decision)}
-    names["action"] = codes.ACTIONS[decision.action]
-    names["reason"] = codes.REASONS[decision.reason]
-    names["bound"] = codes.BOUNDS[decision.bound]
-    names["posture"] = codes.POSTURES[decision.posture]
-    names["dc_status"] = codes.DC_NAMES[decision.dc_status]
-    names["bucket"] = codes.BUCKETS[decision.bucket]
-    names["time"] = iso_from_ns(decision.timestamp_ns)
-    return names
+    values = msgspec.structs.asdict(decision)
+    for name, words in (
+        ("action", codes.ACTIONS), ("reason", codes.REASONS), ("bound", codes.BOUNDS), ("posture", codes.POSTURES),
+        ("dc_status", codes.DC_NAMES), ("bucket", codes.BUCKETS),
+    ):  # fmt: skip
+        values[name] = words[values[name]]
+    # JSON has no word for what is not a number.
+    values = {name: None if value != value else value for name, value in values.items()}
+    return {**values, "time": iso_from_ns(decision.timestamp_ns)}
 
 
 def execute(args: argparse.Namespace) -> int:
     """Compare; 0 when every decision is equal."""
-    from itertools import zip_longest
-
     from dolphin.host.finish import JOURNAL_FILE
     from dolphin.journal.store import Journal
 
-    first, second = (Journal.read_only(Path(folder) / JOURNAL_FILE) for folder in (args.a, args.b))
-    try:
-        meta = {key: (first.meta().get(key), second.meta().get(key)) for key in ("set", "set_hash", "source_id",
-                "universe_id", "vol_threshold", "parameters")}  # fmt: skip
-        settings = {key: pair for key, pair in meta.items() if pair[0] != pair[1]}
+    with contextlib.ExitStack() as stack:
+        journals = []
+        for folder in (args.a, args.b):
+            journals.append(Journal.read_only(Path(folder) / JOURNAL_FILE))
+            stack.callback(journals[-1].close)
+        first, second = journals
+        settings = _settings(first.meta(), second.meta())
         bar = next(
             (index for index, (x, y) in enumerate(zip_longest(first.canonicals(), second.canonicals()))
              if x is None or y is None or x[2] != y[2]),
             None,
         )  # fmt: skip
         bars = (first.last_bar() + 1, second.last_bar() + 1)
-        sides = [None, None] if bar is None else [
-            next((_readable(d) for d in journal.decisions(bar, bar)), None) for journal in (first, second)
-        ]  # fmt: skip
-    finally:
-        first.close()
-        second.close()
+        a, b = (None if bar is None else next(map(_readable, j.decisions(bar, bar)), None) for j in journals)
     if args.json:
-        print_json({"equal": bar is None, "bar": bar, "bars": bars, "a": sides[0], "b": sides[1], "settings": settings})
+        print_json({"equal": bar is None, "bar": bar, "bars": bars, "a": a, "b": b, "settings": settings})
         return 0 if bar is None else 1
     if bar is None:
-        print(f"equal: {bars[0]:,} decisions, byte for byte")
+        print(f"equal: {plural(bars[0], 'decision')}, byte for byte")
         return 0
     for key, (x, y) in settings.items():
-        if key != "parameters":
-            print(f"setting {key}: A {x}, B {y}")
-    if sides[0] is None or sides[1] is None:
-        print(f"equal over {bar:,} bars; then only {'A' if sides[1] is None else 'B'} goes on ({bars[0]:,} and {bars[1]:,})")
-        return 1
-    a, b = sides
-    print(f"first difference at bar {bar:,}, {a['time'][:19]}Z")
-    width = max(len(name) for name in a)
-    order = ["action", "reason", "asset", "price", "net", *_LANES]
-    for name in [*order, *(n for n in a if n not in order)]:
-        mark = "≠" if a[name] != b[name] else " "
-        print(f"{mark} {name:{width}}  {a[name]!s:>28}  {b[name]!s:>28}")
+        print(f"setting {key}: A {_short(x)}, B {_short(y)}")
+    if a is None or b is None:
+        longer, shorter = ("A", "B") if b is None else ("B", "A")
+        print(f"equal over the first {plural(bar, 'bar')}, then only {longer} goes on: A has {bars[0]:,}, B {bars[1]:,}")
+        print(f"what {longer} decided next, where {shorter} ends:")
+    else:
+        print(f"first difference at bar {bar:,} of {bars[0]:,} and {bars[1]:,}")
+    _table(a or {}, b or {})
     return 1
+
+
+def _settings(a: Mapping[str, str], b: Mapping[str, str]) -> dict[str, tuple[Any, Any]]:
+    """Recorded settings in which the two runs differ; parameters one by one."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in _SETTINGS:
+        if a.get(key) != b.get(key):
+            found[key] = (a.get(key), b.get(key))
+    x, y = (json.loads(meta.get("parameters", "{}")) for meta in (a, b))
+    for key in sorted(x.keys() | y.keys()):
+        if x.get(key) != y.get(key):
+            found[f"parameters.{key}"] = (x.get(key), y.get(key))
+    return found
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return f"{text[:16]}…" if len(text) == 64 else text
+
+
+def _table(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
+    """Both sides, what was decided first; attributes that are zero on both sides are left out."""
+    names = list(a or b)
+    width = max(len(name) for name in names)
+    print(f"  {'':{width}}  {'A':>27}  {'B':>27}")
+    order = [*_DECIDED, *_LANES]
+    for name in [*order, *(n for n in names if n not in order)]:
+        x, y = a.get(name, ""), b.get(name, "")
+        if name in order or x != y or x not in _NOTHING:
+            # The time's nanoseconds stand in timestamp_ns.
+            shown = [str(v)[:19] + "Z" if name == "time" and v else str(v) for v in (x, y)]
+            print(f"{'≠' if x != y else ' '} {name:{width}}  {shown[0]:>27}  {shown[1]:>27}")

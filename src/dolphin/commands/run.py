@@ -11,21 +11,25 @@ from dolphin import __version__
 from dolphin.commands.shared import (
     add_json,
     add_settings,
+    bar_count,
     load_config,
     open_feed,
     parameter_set,
     print_json,
     say,
     stop_on_signal,
+    tell_feed,
 )
 
 _EPILOG = """examples:
-  dolphin run                                             a synthetic day, paper
-  dolphin run --set champion --seed 3 --days 2 --out /tmp/two-days
-  dolphin run --feed recorded prices.parquet --universe universe.csv --assets 50
-  dolphin run --feed recorded prices.parquet --out DIR --resume     go on after a stop or a crash
+  dolphin run                              a synthetic day
+  dolphin run --set champion --seed 3 --days 2 --out two-days
+  dolphin run --feed recorded prices.parquet --universe symbols.csv --assets 50
+  dolphin run --feed recorded prices.parquet --out DIR --resume
 
-Fills are modelled: no order leaves the machine.
+A recording is a Parquet file, wide (ts and one close column per symbol) or long
+(ts, symbol, close), or a scan cache. --resume goes on after a stop or a crash.
+Fills are modelled: no order leaves this machine.
 """
 
 
@@ -35,7 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", nargs="?", metavar="PATH", help="recording, for --feed recorded")
     add_settings(parser, "set", "feed", "universe", "assets", "seed", "days", "out", "deployment", "vol_threshold",
                  "posture_when_unknown", "spectrum")  # fmt: skip
-    parser.add_argument("--bars", type=int, metavar="N", help="stop after N bars of the feed")
+    parser.add_argument("--bars", type=bar_count, metavar="N", help="stop after N bars of the feed")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--no-report", action="store_true", help="write no HTML report")
     add_json(parser)
@@ -57,12 +61,9 @@ def execute(args: argparse.Namespace) -> int:
         say("paper: fills are modelled, no order leaves this machine")
     feed = open_feed(config, args.path)
     if not args.json:
-        say(f"{feed.name}: {len(feed.symbols)} assets, bars of {feed.interval_ns / 1e9:g} s; the first run compiles "
-            "its kernels, about half a minute")  # fmt: skip
-        for note in feed.notes:
-            say(f"note: {note}")
+        tell_feed(feed)
 
-    from dolphin.commands.telling import RunDisplay, print_summary
+    from dolphin.commands.telling import WorkDisplay, print_summary
     from dolphin.domain.codes import posture_code
     from dolphin.services.embedded import Progress, RunSettings, run
 
@@ -79,13 +80,13 @@ def execute(args: argparse.Namespace) -> int:
         report=not args.no_report,
         resume=args.resume,
     )
-    with RunDisplay(params.direction, quiet=args.json) as display, stop_on_signal() as stop_requested:
+    with WorkDisplay(quiet=args.json, direction=params.direction) as display, stop_on_signal() as stop_requested:
 
         def on_progress(p: Progress) -> None:
             if p.last is not None:
                 display.step(p.last)
                 p.last = None
-            display.progress(p.bars, p.bars_total, p.scans, p.trades, p.phase)
+            display.progress(p.phase, p.bars, p.bars_total, scans=p.scans, trades=p.trades)
 
         summary = run(feed, settings, on_progress, stop_requested)
     if args.json:
@@ -93,7 +94,7 @@ def execute(args: argparse.Namespace) -> int:
     else:
         print_summary(summary)
         if summary["interrupted"]:
-            say(f"interrupted: day and position are kept; go on with the same command, --out {folder} --resume")
+            say(f"interrupted: day and position are kept; go on with the same command and --out {folder} --resume")
     if summary["interrupted"]:
         return 130
     return 0 if summary["ledger_balanced"] and not summary["halted"] else 1

@@ -6,7 +6,19 @@ import argparse
 import time
 from pathlib import Path
 
-from dolphin.commands.shared import add_json, add_settings, load_config, open_feed, print_json, say, stop_on_signal
+from dolphin.commands.shared import (
+    add_json,
+    add_settings,
+    bar_count,
+    load_config,
+    open_feed,
+    plural,
+    print_json,
+    say,
+    share,
+    stop_on_signal,
+    tell_feed,
+)
 
 _EPILOG = """example:
   dolphin scan --feed recorded prices.parquet --out scans
@@ -20,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("path", nargs="?", metavar="PATH", help="recording, for --feed recorded")
     add_settings(parser, "feed", "universe", "assets", "seed", "days", "out", "spectrum")
-    parser.add_argument("--bars", type=int, metavar="N", help="stop after N bars of the feed")
+    parser.add_argument("--bars", type=bar_count, metavar="N", help="stop after N bars of the feed")
     add_json(parser)
 
 
@@ -31,65 +43,67 @@ def execute(args: argparse.Namespace) -> int:
     if not args.json:
         say(f"scanning {config['feed']} → {folder}")
     feed = open_feed(config, args.path)
+    if not args.json:
+        tell_feed(feed)
 
+    from dolphin.commands.telling import WorkDisplay, counted, rows
     from dolphin.domain.scan import WARMUP_PRICES
     from dolphin.journal.store import require_writable
     from dolphin.services.pipeline import ScanPipeline
 
     require_writable(folder)
     pipeline = ScanPipeline(feed, folder, config["spectrum"])
-    scans = 0
+    first_number = pipeline.next_number
     bits = None
     outcomes: dict[str, int] = {}
     beyond = {-0.02: 0, -0.05: 0}
     interrupted = False
     started = time.monotonic()
     try:
-        with stop_on_signal() as stop_requested:
-            for scan in pipeline.scans():
+        with WorkDisplay(quiet=args.json) as display, stop_on_signal() as stop_requested:
+            for scan in pipeline.scans(args.bars):
                 if scan is not None:
-                    scans += 1
                     bits = min(scan.certified_bits) if bits is None else min(bits, *scan.certified_bits)
                     for outcome in scan.outcome:
                         outcomes[outcome] = outcomes.get(outcome, 0) + 1
                     for level in beyond:
                         beyond[level] += scan.vel_div < level
-                if not args.json and pipeline.bars % 2000 == 0:
-                    of = f" of {feed.n_bars:,}" if feed.n_bars else ""
-                    say(f"{pipeline.bars:,}{of} bars, {scans:,} scans")
-                if args.bars is not None and pipeline.bars >= args.bars:
-                    break
+                display.progress("scan", pipeline.bars, feed.n_bars, scans=pipeline.next_number - 1)
                 if stop_requested():
                     interrupted = True
                     break
     finally:
         pipeline.close()
-    wall_s = time.monotonic() - started
+    counts = {**pipeline.counts, **({"scans_quarantined": n} if (n := pipeline.store.n_quarantined) else {})}
+    scans = pipeline.next_number - first_number
     result = {
         "feed": config["feed"],
         "bars": pipeline.bars,
         "scans": scans,
-        "certified_bits_min": bits,
+        "scans_before": first_number - 1,
+        "certified_bits_min": bits or None,
         "window_outcomes": outcomes,
         "vel_div_beyond": {str(level): n for level, n in beyond.items()},
-        "counts": dict(pipeline.counts),
+        "counts": counts,
         "prices_rejected": {f"{s} {rule}": n for (s, rule), n in sorted(feed.rejections.items())},
         "folder": str(folder),
         "interrupted": interrupted,
-        "wall_s": round(wall_s, 3),
+        "wall_s": round(time.monotonic() - started, 3),
     }
     if args.json:
         print_json(result)
-    else:
-        certified = f"certified to {bits} bits" if bits else "not certified"
-        print(f"{pipeline.bars:,} bars, {scans:,} new scans, {certified}, in {wall_s:.1f} s → {folder}")
-        for level, n in beyond.items():
-            share = n / scans if scans else 0.0
-            print(f"  vel_div below {level}: {n:,} scans ({share:.2%})")
-        for outcome, n in sorted(outcomes.items()):
-            print(f"  windows {outcome}: {n:,}")
-        for name, n in result["counts"].items():  # type: ignore[attr-defined]
-            print(f"  {name.replace('_', ' ')}: {n:,}")
-        if pipeline.bars < WARMUP_PRICES:
-            print(f"  the first scan needs {WARMUP_PRICES} prices")
+        return 130 if interrupted else 0
+    before = f" after {first_number - 1:,} that were there" if first_number > 1 else ""
+    print(f"{plural(scans, 'scan')}{before}, {plural(pipeline.bars, 'bar')}, in {result['wall_s']:.1f} s → {folder}")
+    if scans:
+        print(f"  certified  {f'to {bits} bits' if bits else 'no: the float64 path has no certificate'}")
+        told = ", ".join(f"{level:+g} on {n:,} ({share(n / scans, 2)})" for level, n in beyond.items())
+        print(f"  vel_div    below {told}")
+        print(f"  windows    {', '.join(f'{n:,} {outcome}' for outcome, n in sorted(outcomes.items()))}")
+    elif pipeline.bars < WARMUP_PRICES:
+        print(f"  warm-up    the first scan needs {WARMUP_PRICES} prices")
+    for line in rows(counted(counts, result["prices_rejected"])):  # type: ignore[arg-type]
+        print(line)
+    if interrupted:
+        say("interrupted: what was scanned is kept; go on with the same command")
     return 130 if interrupted else 0

@@ -29,7 +29,7 @@ def add_settings(parser: argparse.ArgumentParser, *names: str) -> None:
             default = f" (default {setting.default})" if setting.default != "" else ""
             group.add_argument(
                 f"--{setting.name.replace('_', '-')}",
-                metavar="|".join(setting.choices) if setting.choices else setting.kind.__name__.upper(),
+                metavar="|".join(setting.choices) or setting.metavar,
                 help=setting.help + default,
             )
     group.add_argument("--config", metavar="FILE", help="YAML file with settings (or DOLPHIN_CONFIG)")
@@ -42,6 +42,17 @@ def add_settings(parser: argparse.ArgumentParser, *names: str) -> None:
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add --json."""
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
+
+
+def bar_count(text: str) -> int:
+    """A number of bars from the command line, 1 or more."""
+    try:
+        count = int(text)
+    except ValueError:
+        count = 0
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of bars, expected 1 or more")
+    return count
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -86,6 +97,27 @@ def open_feed(config: Config, path: str | None) -> Feed:
     return SyntheticFeed(seed=config["seed"], days=config["days"], assets=config["assets"])
 
 
+def tell_feed(feed: Feed) -> None:
+    """What a person should know before a feed is worked through, on stderr."""
+    say(f"{feed.name}: {plural(len(feed.symbols), 'asset')}, bars of {feed.interval_ns / 1e9:g} s")
+    for note in feed.notes:
+        say(f"note: {note}")
+    if not kernels_cached():
+        say("compiling the kernels: about half a minute, once")
+
+
+def kernels_cached() -> bool:
+    """False when the compiled kernels of this source are not on disk yet, so that a run begins with a wait."""
+    from dolphin import kernel
+
+    if kernel.MODE != "compiled":
+        return True
+    import numba
+
+    folder = numba.config.CACHE_DIR
+    return bool(folder) and any(Path(folder).rglob("*.nbi"))
+
+
 def say(text: str) -> None:
     """A line for the person, on stderr, at once."""
     print(text, file=sys.stderr, flush=True)
@@ -105,7 +137,9 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked.append(number)
-        say("stopping after this bar; once more to stop at once")
+        # Straight to the descriptor: the signal may have come in the middle of a print.
+        with contextlib.suppress(OSError):
+            os.write(2, b"\nstopping after this bar; once more to stop at once\n")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -115,11 +149,37 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def percent(value: float | None, digits: int = 2) -> str:
-    """A fraction for people."""
-    return "n/a" if value is None else f"{value * 100:+.{digits}f} %"
+def plural(count: int, word: str) -> str:
+    """`1 bar`, `2 bars`, `1,000 bars`."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
+def change(value: float | None) -> str:
+    """A fraction that may go either way, in percent with its sign."""
+    return "n/a" if value is None else f"{_signed(value * 100.0)} %"
+
+
+def share(value: float | None, digits: int = 1) -> str:
+    """A fraction of 0 to 1, in percent."""
+    return "n/a" if value is None else f"{value * 100.0:.{digits}f} %"
+
+
+def money(value: float) -> str:
+    """An amount that adds to the capital or takes from it, with its sign."""
+    return _signed(value)
 
 
 def figure(value: float | None, digits: int = 2) -> str:
     """A number for people."""
     return "n/a" if value is None else f"{value:,.{digits}f}"
+
+
+def price(value: float) -> str:
+    """A price with every digit that exchanges quote, without an exponent."""
+    text = f"{value:.8f}" if abs(value) < 1.0 else f"{value:.10g}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _signed(value: float) -> str:
+    text = f"{value:+,.2f}"
+    return "0.00" if text in ("+0.00", "-0.00") else text

@@ -1,12 +1,14 @@
-"""How a run looks on a terminal: a progress bar, one line a trade, a summary."""
+"""How long work looks on a terminal: a progress bar, one line a trade, a summary."""
 
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from dolphin.commands.shared import figure, percent, say
+from dolphin.commands.shared import change, figure, money, plural, price, say, share
 from dolphin.domain.clock import iso_from_ns
 from dolphin.domain.codes import ACTION_ENTER, ACTION_EXIT, BOUNDS, BUCKETS, REASONS
 
@@ -14,52 +16,74 @@ if TYPE_CHECKING:
     from dolphin.domain.decision import Decision
     from dolphin.host.session import Step
 
-#: Without a terminal one line every so many bars is enough.
-PLAIN_EVERY = 5_000
+#: Without a terminal, a line of progress at most this often.
+PLAIN_EVERY_S: Final = 10.0
+#: A terminal's bar is moved at most this often.
+LIVE_EVERY_S: Final = 0.1
+
+#: What is counted during a run, in words for one and for many.
+_COUNTED: Final = {
+    "bars_refused": ("bar refused: its time did not grow", "bars refused: their times did not grow"),
+    "rejected": ("price held back: more than a factor e away", "prices held back: more than a factor e away"),
+    "rebased": ("price taken as a new base after three", "prices taken as a new base after three"),
+    "invalid": ("price not finite and positive", "prices not finite and positive"),
+    "zero_variance": ("window of an asset that did not move", "windows of assets that did not move"),
+    "scans_dropped": ("scan dropped as duplicate or late", "scans dropped as duplicate or late"),
+    "scans_rejected": ("scan refused by the grid's schema", "scans refused by the grid's schema"),
+    "scans_read_from_store": ("scan read from the store", "scans read from the store"),
+    "scans_of_another_universe": ("scan of another universe", "scans of another universe"),
+    "scans_quarantined": ("scan file put into quarantine", "scan files put into quarantine"),
+    "publications_failed": ("grid write failed", "grid writes failed"),
+    "invariants_violated": ("LEDGER INVARIANT VIOLATED", "LEDGER INVARIANTS VIOLATED"),
+}
 
 
 def trade_line(decision: Decision, direction: int) -> str | None:
-    """One line of an entry or an exit, and why; None for other bars."""
+    """One line of an entry or an exit, and why; None for other bars. Its first 80 columns say the essence."""
     side = "SHORT" if direction < 0 else "LONG"
     when = iso_from_ns(decision.timestamp_ns)[:19].replace("T", " ")
     if decision.action == ACTION_ENTER:
         bound = BOUNDS[decision.bound]
         held_by = "" if bound == "RAW" else f", held by {bound}"
         return (
-            f"{when}  ENTRY {side} {decision.asset} @ {decision.price:g} leverage={decision.leverage:.1f}x"
+            f"{when}  ENTRY {side} {decision.asset} @ {price(decision.price)} leverage={decision.leverage:.1f}x"
             f"  vel_div {decision.vel_div:+.4f} ({BUCKETS[decision.bucket]}), "
             f"{decision.dc_change_bps:+.1f} bps over the lookback, ARS {decision.ars:.2f} of {decision.ranked}{held_by}"
         )
     if decision.action == ACTION_EXIT:
         return (
-            f"{when}  EXIT  {side} {decision.asset} @ {decision.price:g} {REASONS[decision.reason]}"
-            f"  net {decision.net:+,.2f} USDT after {decision.bars_held} bars, capital {decision.capital:,.2f}"
+            f"{when}  EXIT  {side} {decision.asset} @ {price(decision.price)} net {money(decision.net)} USDT"
+            f"  {REASONS[decision.reason]} after {plural(decision.bars_held, 'bar')}, capital {decision.capital:,.2f}"
         )
     return None
 
 
-class RunDisplay:
-    """Progress of a run on stderr: a live bar on a terminal, plain lines elsewhere, nothing when quiet."""
+class WorkDisplay:
+    """Progress of long work on stderr: a live bar on a terminal, a line now and then elsewhere, nothing when quiet.
 
-    def __init__(self, direction: int, *, quiet: bool, every: int = PLAIN_EVERY) -> None:
-        self._direction = direction
+    `clock` gives seconds; tests bring their own.
+    """
+
+    def __init__(self, *, quiet: bool, direction: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         self._quiet = quiet
-        self._every = every
+        self._direction = direction
+        self._clock = clock
         self._live = not quiet and sys.stderr.isatty()
         self._bar: Any = None
         self._task: Any = None
+        self._told_at = clock()
 
-    def __enter__(self) -> RunDisplay:
+    def __enter__(self) -> WorkDisplay:
         if self._live:
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
             self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-                TextColumn("{task.fields[text]}"), TimeRemainingColumn(), console=Console(stderr=True),
+                TextColumn("{task.description}"), BarColumn(bar_width=16), TextColumn("{task.fields[text]}"),
+                TimeRemainingColumn(), console=Console(stderr=True), refresh_per_second=4, transient=True,
             )  # fmt: skip
             self._bar.start()
-            self._task = self._bar.add_task("warm-up", total=None, text="")
+            self._task = self._bar.add_task("starting", total=None, text="")
         return self
 
     def __exit__(
@@ -71,51 +95,77 @@ class RunDisplay:
     def step(self, step: Step) -> None:
         """Tell a bar's trade, if it had one."""
         line = None if self._quiet else trade_line(step.decision, self._direction)
-        if line is not None:
-            self._print(line)
-
-    def progress(self, bars: int, total: int | None, scans: int, trades: int, phase: str) -> None:
-        """Show how far the run is."""
-        if self._quiet:
+        if line is None:
             return
-        if self._live:
-            if bars % 20 == 0 or bars == total:
-                self._bar.update(
-                    self._task, completed=bars, total=total, description=phase, text=f"{scans} scans {trades} trades"
-                )
-        elif bars % self._every == 0 and bars:
-            of = f" of {total}" if total else ""
-            say(f"{phase}: {bars}{of} bars, {scans} scans, {trades} trades")
-
-    def _print(self, line: str) -> None:
         if self._bar is not None:
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             say(line)
 
+    def progress(self, phase: str, bars: int, total: int | None, **counts: int) -> None:
+        """Show how far the work is; `counts` are told by their names."""
+        if self._quiet:
+            return
+        now = self._clock()
+        done = bars == total
+        if now - self._told_at < (LIVE_EVERY_S if self._live else PLAIN_EVERY_S) and not (self._live and done):
+            return
+        self._told_at = now
+        told = ", ".join(f"{n:,} {name}" for name, n in counts.items())
+        of = f" of {total:,}" if total else ""
+        if self._bar is not None:
+            text = f"{bars:,}{'/' if total else ''}{f'{total:,}' if total else ''} bars, {told}"
+            self._bar.update(self._task, completed=bars, total=total, description=phase, text=text)
+        else:
+            say(f"{phase}: {bars:,}{of} bars, {told}")
+
+
+def counted(counts: Mapping[str, int], prices_rejected: Mapping[str, int]) -> list[str]:
+    """What was refused or happened seldom, each in words."""
+    told = []
+    for name, n in counts.items():
+        one, many = _COUNTED.get(name, (name.replace("_", " "),) * 2)
+        told.append(f"{n:,} {one if n == 1 else many}")
+    for name, n in prices_rejected.items():
+        symbol, _, rule = name.partition(" ")
+        told.append(f"{symbol}: {plural(n, 'value')} of the source refused ({rule})")
+    return told
+
+
+def rows(told: list[str]) -> list[str]:
+    """Lines under the label `counted`; many of them are cut short, the whole list is in the JSON summary."""
+    shown = told[:8]
+    if len(told) > len(shown):
+        shown.append(f"and {len(told) - len(shown)} more, see --json")
+    return [f"  {'counted' if k == 0 else '':9}  {text}" for k, text in enumerate(shown)]
+
 
 def print_summary(s: dict[str, Any]) -> None:
     """The summary for people, on stdout."""
-    balanced = "balances to 1e-8" if s["ledger_balanced"] else "DOES NOT BALANCE: run `dolphin audit`"
     bits = f"certified to {s['certified_bits_min']} bits" if s["certified_bits_min"] else "not certified"
+    source = s.get("source") or s["feed"]
+    start = s["capital"] - s["gross"] + s["fees"] + s["slippage"] - s["ob_edge"]
+    opened = ", and one position is open" if s["open_position"] else ""
     lines = [
         "",
-        f"{s['set']} ({s['set_hash']}) on {s['feed']}: {s['bars']:,} bars, {s['scans']:,} scans, {bits}",
-        f"  trades         {s['trades']}  ({s['entries_short']} short, {s['entries_long']} long entries)"
-        + ("  one position is still open" if s["open_position"] else ""),
-        f"  ROI            {percent(s['roi'])}   without the imagined order-book edge {percent(s['roi_without_ob_edge'])}",
-        f"  capital        {figure(s['capital'])} USDT = start + gross {figure(s['gross'])} - fees {figure(s['fees'])} "
-        f"- slippage {figure(s['slippage'])} + edge {figure(s['ob_edge'])}",
-        f"  win rate       {percent(s['win_rate'], 1)}   profit factor {figure(s['profit_factor'], 3)}   "
-        f"Sharpe {figure(s['sharpe'])}   max drawdown {percent(s['max_drawdown'])}",
-        f"  ledger         {balanced}",
-        f"  decisions      sha256 {s['decisions_sha256']}",
+        f"{s['set']} ({s['set_hash']}) on {source}",
+        f"  scans      {s['scans']:,} of {plural(s['bars'], 'bar')}, {bits}",
+        f"  trades     {s['trades']:,} closed{opened}; entries: {s['entries_short']:,} short, {s['entries_long']:,} long",
+        f"  ROI        {change(s['roi'])}; without the imagined order-book edge {change(s['roi_without_ob_edge'])}",
+        f"  capital    {figure(s['capital'])} USDT, from {figure(start)}: price {money(s['gross'])},",
+        f"             fees {money(-s['fees'])}, slippage {money(-s['slippage'])}, order-book edge {money(s['ob_edge'])}",
+        f"  quality    win rate {share(s['win_rate'])}, profit factor {figure(s['profit_factor'], 3)}, "
+        f"Sharpe {figure(s['sharpe'])}",
+        f"  drawdown   {share(s['max_drawdown'], 2)} at most, marked on every bar",
+        *rows(counted(s.get("counts", {}), s.get("prices_rejected", {}))),
+        *(f"  partial    {fault}" for fault in s.get("partial", ())),
+        f"  decisions  {s['decisions_sha256']}",
     ]
-    counts = {**s.get("counts", {}), **{f"price {k}": n for k, n in s.get("prices_rejected", {}).items()}}
-    if counts:
-        lines.append("  counted        " + ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in counts.items()))
     if s["report"]:
-        lines.append(f"  report         {s['report']}")
-    lines.append(f"  took           {s['wall_s']:.1f} s")
-    lines.append("  Paper: fills are modelled, no order left this machine.")
+        lines.append(f"  report     {s['report']}")
+    balance = "balances to 1e-8 USDT" if s["ledger_balanced"] else "DOES NOT BALANCE"
+    lines.append(f"  ledger     {balance}; `dolphin audit {s['folder']}` proves every row")
+    if s["halted"]:
+        lines.append("  HALTED     an invariant was violated: no entries since; see the audit")
+    lines += [f"  took       {s['wall_s']:.1f} s", "  Paper: fills are modelled, no order left this machine."]
     print("\n".join(lines))
