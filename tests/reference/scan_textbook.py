@@ -47,13 +47,18 @@ def log_return(price: float, base: float) -> float:
     return low
 
 
-def dominant(returns: list[list[float]]) -> tuple[arb, list[arb]]:
-    """(lambda_max, unit eigenvector) of the correlation matrix; every asset must have variance."""
-    M = covariance(integers(returns))
-    ctx.prec = BITS
-    n = len(M)
-    root = [arb(M[i][i]).sqrt() for i in range(n)]
-    C = acb_mat([[arb(M[i][j]) / (root[i] * root[j]) for j in range(n)] for i in range(n)])
+def dominant(returns: list[list[float]], bits: int = BITS) -> tuple[arb, list[arb]]:
+    """(lambda_max, unit eigenvector) of the correlation matrix; every asset must have variance.
+
+    About 60 of `bits` are lost on the way. 50 assets take 0.3 s with 620 bits.
+    """
+    ctx.prec = bits
+    n_bars, n = len(returns), len(returns[0])
+    A, ones = arb_mat(returns), arb_mat([[1] * len(returns)])
+    total = ones * A
+    M = A.transpose() * A * n_bars - total.transpose() * total
+    root = [M[i, i].sqrt() for i in range(n)]
+    C = acb_mat([[M[i, j] / (root[i] * root[j]) for j in range(n)] for i in range(n)])
     values, right = C.eig(right=True)
     top = max(range(n), key=lambda k: float(values[k].real.mid()))
     raw = [right[i, top] for i in range(n)]
