@@ -18,11 +18,25 @@ from dolphin.alpha.exits import (
 from dolphin.domain import codes
 
 CALM: dict[str, Any] = {
-    "direction": -1, "entry": 1024.0, "price": 1024.0, "bars_held": 5, "tp": 0.0095, "sl": 1.0,
-    "max_hold": 120, "leverage": 4.0, "posture": codes.APEX, "acb_flag": False, "books": False, "cascade_count": 0,
-    "regime_signal": 0, "eff_imbalance": 0.0, "withdrawal_velocity": 0.0, "liquidation_guard": True,
-    "adverse_turn": False, "trend_recovered": False,
-}  # fmt: skip
+    "direction": -1,
+    "entry": 1024.0,
+    "price": 1024.0,
+    "bars_held": 5,
+    "tp": 0.0095,
+    "sl": 1.0,
+    "max_hold": 120,
+    "leverage": 4.0,
+    "posture": codes.APEX,
+    "acb_flag": False,
+    "books": False,
+    "cascade_count": 0,
+    "regime_signal": 0,
+    "eff_imbalance": 0.0,
+    "withdrawal_velocity": 0.0,
+    "liquidation_guard": True,
+    "adverse_turn": False,
+    "trend_recovered": False,
+}
 
 
 def below(x: float) -> float:
