@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn
 from dolphin import __version__
 from dolphin.domain.errors import DolphinError, UsageError, nearest
 
-#: Command → one line of help; the module `dolphin.commands.<name>` has `arguments(parser)` and `execute(args)`.
+#: Command → one line of help. Its module in `dolphin.commands` has `arguments(parser)` and `execute(args)`.
 COMMANDS: Final = {
     "run": "run the whole system: feed, scanner, trader, ledger, report",
     "backtest": "run the same alpha over a scan cache",
@@ -42,7 +42,7 @@ _CHOICE: Final = re.compile(r"invalid choice: '(.*?)' \(choose from (.*)\)$")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one line for an error, the nearest known word in it, and no guessing at shortened options."""
+    """argparse with one line for an error, the nearest known word in it, and no shortened options."""
 
     def __init__(self, **settings: Any) -> None:
         settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
@@ -53,7 +53,8 @@ class Parser(argparse.ArgumentParser):
         found = _CHOICE.search(message)
         if found:
             known = re.findall(r"[\w-]+", found[2])
-            message = f"{message[: found.start()]}{found[1]!r} is none of {', '.join(known)}.{nearest(found[1], known)}"
+            hint = nearest(found[1], known)
+            message = f"{message[: found.start()]}{found[1]!r} is none of {', '.join(known)}.{hint}"
         mark = "" if message.endswith((".", "?")) else "."
         self.exit(2, f"{self.prog}: {message}{mark} See {self.prog} --help\n")
 
@@ -81,7 +82,9 @@ def build_parser(command: str | None = None) -> Parser:
         sub.set_defaults(parser=sub)
         if name == command:
             importlib.import_module(f"dolphin.commands.{name}").arguments(sub)
-        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error")
+        sub.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
+        )
     return parser
 
 
@@ -115,7 +118,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 _drop_stdout()
             what = error.filename or "the output"
             return _fail(f"{who}: {what}: {error.strerror or error}; check disk and permissions", 1)
-        return _fail(f"{who}: internal error, {_one_line(error)}; please report it with {_traceback_file()}", 1)
+        return _fail(
+            f"{who}: internal error, {_one_line(error)}; please report it with {_traceback_file()}", 1
+        )
     return code
 
 

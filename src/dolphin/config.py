@@ -1,7 +1,7 @@
 """Configuration with provenance: every value knows where it came from.
 
-Order of strength: default < file (`--config FILE` or DOLPHIN_CONFIG) < environment (DOLPHIN_<KEY>) < command line.
-Unknown keys are refused with the nearest known name. Secrets have no key here.
+Order of strength: default < file (`--config FILE` or DOLPHIN_CONFIG) < environment (DOLPHIN_<KEY>) < command
+line. Unknown keys are refused with the nearest known name. Secrets have no key here.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ SETTINGS: Final = (
             metavar="DIR"),
     Setting("deployment", str, "BLUE", "prefix of trade ids and of the grid's maps", metavar="NAME",
             pattern="[A-Za-z0-9]+", rule="ASCII letters and digits"),
-    Setting("vol_threshold", float, 0.00026414, "volatility gate: std of BTC's simple returns per bar", (), 1e-12,
-            "STD"),
+    Setting("vol_threshold", float, 0.00026414, "volatility gate: std of BTC's simple returns per bar",
+            (), 1e-12, "STD"),
     Setting("posture_when_unknown", str, "APEX", "posture while none was ever read",
             ("APEX", "STALKER", "TURTLE", "HIBERNATE")),
     Setting("spectrum", str, "fast", "how the spectrum is computed; float64 is for research",
@@ -88,24 +88,27 @@ class Config:
         return {**plain, "params": params}
 
 
-def _checked(setting: Setting, value: Any, origin: str) -> Value:
+def _checked(setting: Setting, given: Any, origin: str) -> Value:
+    value: Any = given
     where = f"{setting.name} from {origin}"
-    if setting.kind in (int, float) and isinstance(value, str):
+    if setting.kind in (int, float) and isinstance(given, str):
         try:
-            value = setting.kind(value)
+            value = setting.kind(given)
         except ValueError as error:
-            raise ConfigError(f"{where} is {value!r}, expected {_article(setting.kind)}") from error
+            raise ConfigError(f"{where} is {given!r}, expected {_article(setting.kind)}") from error
     if setting.kind is float and type(value) is int:
         value = float(value)
     if type(value) is not setting.kind:
         raise ConfigError(f"{where} is {value!r}, expected {_article(setting.kind)}")
     if setting.choices and value not in setting.choices:
-        hint = nearest(value, setting.choices)
+        hint = nearest(str(value), setting.choices)
         raise ConfigError(f"{where} is {value!r}, expected one of {', '.join(setting.choices)}.{hint}")
-    if setting.pattern and not re.fullmatch(setting.pattern, value):
+    if setting.pattern and not re.fullmatch(setting.pattern, str(value)):
         raise ConfigError(f"{where} is {value!r}, expected {setting.rule}")
-    if setting.minimum is not None and not setting.minimum <= value < math.inf:
-        raise ConfigError(f"{where} is {value!r}, expected {setting.minimum:g} or more, finite")
+    if setting.minimum is not None and not (
+        isinstance(value, (int, float)) and setting.minimum <= value < math.inf
+    ):
+        raise ConfigError(f"{where} is {value!r}, expected a number from {setting.minimum:g} up")
     return Value(value, origin)
 
 
@@ -134,8 +137,9 @@ def resolve(
 ) -> Config:
     """The effective configuration.
 
-    command_line : given flags by name, None where not given. params : `--param name=value` pairs. file : a YAML file.
-    environ : the process's environment. Raises ConfigError for an unknown key or a value that breaks its rule.
+    command_line : given flags by name, None where not given. params : `--param name=value` pairs.
+    file : a YAML file. environ : the process's environment.
+    Raises ConfigError for an unknown key or a value that breaks its rule.
     """
     environ = environ or {}
     values = {setting.name: Value(setting.default, "default") for setting in SETTINGS}
@@ -169,7 +173,9 @@ def resolve(
 
 def _known(name: str, what: str) -> None:
     if name not in _BY_NAME:
-        raise ConfigError(f"{what} {name!r}.{nearest(str(name), [*_BY_NAME, 'params'])} `dolphin config` lists all keys")
+        raise ConfigError(
+            f"{what} {name!r}.{nearest(str(name), [*_BY_NAME, 'params'])} `dolphin config` lists all keys"
+        )
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -180,7 +186,9 @@ def _read(file: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: is no text file; expected YAML with keys and values") from error
     except OSError as error:
-        raise StoreError(f"{file}: cannot be read ({error.strerror}); check the path given with --config") from error
+        raise StoreError(
+            f"{file}: cannot be read ({error.strerror}); check the path given with --config"
+        ) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{file}: is no YAML ({' '.join(str(error).split())})") from error
     if content is None:

@@ -1,7 +1,7 @@
 """Backtest: daily scan caches through the same session, journal, ledger and report as a live run.
 
-Entry point: `replay`. It is the live trader without a grid; only the source of scans differs, so the digest of decisions
-is the run's. A day that is half built, has gaps, or is not what its manifest says is refused.
+Entry point: `replay`. It is the live trader without a grid; only the source of scans differs, so the digest
+of decisions is the run's. A day that is half built, has gaps, or is not what its manifest says is refused.
 """
 
 from __future__ import annotations

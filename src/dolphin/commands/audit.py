@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dolphin.commands.shared import add_json, plural, print_json
+from dolphin.commands.shared import add_json, plural, print_json, tell
 
 _EPILOG = """example:
   dolphin audit runs/20260105T000000-gold-synthetic-1
@@ -55,12 +55,21 @@ def execute(args: argparse.Namespace) -> int:
         })  # fmt: skip
         return 0 if result.balanced else 1
     for text in result.findings:
-        print(f"finding: {text}")
+        tell(f"finding: {text}")
     if result.findings_total > len(result.findings):
-        print(f"and {result.findings_total - len(result.findings)} more")
-    checked = f"{plural(result.prices_checked, 'price')} found in the scans" if has_scans else "no scans to check prices"
-    print(f"{plural(result.bars, 'bar')}, {plural(result.trades, 'trade')}, {plural(result.cash_flows, 'cash flow')}, {checked}")
-    print(f"{result.initial:,.8f} + cash flows = {result.balance:,.8f} USDT")
-    print(f"decisions sha256 {result.decisions_sha256}")
-    print("balanced: every cash flow is proved" if result.balanced else f"NOT balanced: {plural(result.findings_total, 'finding')}")
+        tell(f"and {result.findings_total - len(result.findings)} more")
+    checked = (
+        f"{plural(result.prices_checked, 'price')} found in the scans"
+        if has_scans
+        else "no scans to check prices"
+    )
+    trades = f"{plural(result.trades, 'trade')}, {plural(result.cash_flows, 'cash flow')}"
+    tell(f"{plural(result.bars, 'bar')}, {trades}, {checked}")
+    tell(f"{result.initial:,.8f} + cash flows = {result.balance:,.8f} USDT")
+    tell(f"decisions sha256 {result.decisions_sha256}")
+    tell(
+        "balanced: every cash flow is proved"
+        if result.balanced
+        else f"NOT balanced: {plural(result.findings_total, 'finding')}"
+    )
     return 0 if result.balanced else 1

@@ -69,14 +69,17 @@ def execute(args: argparse.Namespace) -> int:
         report=not args.no_report,
     )
     cache = CacheReader(Path(args.cache))
-    with WorkDisplay(quiet=args.json, direction=params.direction) as display, stop_on_signal() as stop_requested:
+    with (
+        WorkDisplay(quiet=args.json, direction=params.direction) as display,
+        stop_on_signal() as stop_requested,
+    ):
         trades = 0
 
         def on_step(step: Step, done: int, total: int) -> None:
             nonlocal trades
             trades += step.closed is not None
             display.step(step)
-            display.progress("backtest", done, total, trades=trades)
+            display.progress("backtest", done, total, trade=trades)
 
         summary = replay(cache, settings, on_step, stop_requested)
     if args.json:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from dolphin.commands.shared import add_json, add_settings, load_config, parameter_set, print_json
-from dolphin.config import SETTINGS
+from dolphin.commands.shared import add_json, add_settings, load_config, parameter_set, print_json, tell
+from dolphin.config import SETTINGS, Config
 
 _EPILOG = """example:
   dolphin config --config my.yml --set champion --param max_leverage=4
@@ -26,17 +26,22 @@ def execute(args: argparse.Namespace) -> int:
     config = load_config(args)
     name, params = parameter_set(config)
     if args.json:
-        values = {key: {"value": value, "origin": config.params[key].origin if key in config.params else f"set {config['set']}"}
-                  for key, value in params.as_dict().items()}  # fmt: skip
+        values = {
+            key: {"value": value, "origin": _origin(config, key)} for key, value in params.as_dict().items()
+        }
         print_json({**config.as_dict(), "params": values, "set_name": name, "set_hash": params.hash()})
         return 0
     width = max(len(setting.name) for setting in SETTINGS) + 2
     for key, value in config.values.items():
         shown = "-" if value.value == "" else str(value.value)
-        print(f"{key:{width}}{shown:<16} {value.origin}")
-    print(f"\nparameters of {name}, hash {params.hash()}")
+        tell(f"{key:{width}}{shown:<16} {value.origin}")
+    tell(f"\nparameters of {name}, hash {params.hash()}")
     width = max(len(key) for key in params.as_dict()) + 2
     for key, value in params.as_dict().items():
-        origin = config.params[key].origin if key in config.params else f"set {config['set']}"
-        print(f"  {key:{width}}{value!s:<16} {origin}")
+        tell(f"  {key:{width}}{value!s:<16} {_origin(config, key)}")
     return 0
+
+
+def _origin(config: Config, parameter: str) -> str:
+    """Where a parameter's value came from."""
+    return config.params[parameter].origin if parameter in config.params else f"set {config['set']}"

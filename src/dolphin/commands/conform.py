@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dolphin.commands.shared import add_json, plural, print_json
+from dolphin.commands.shared import add_json, plural, print_json, tell
 
 if TYPE_CHECKING:
     from dolphin.conform import FileResult
@@ -29,8 +30,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Run the vectors; 0 only if every case of every file passes. A file that is none fails, the rest goes on."""
-    from dolphin.conform import HOSTS, FileResult, run_file, vector_files
+    """Run the vectors; 0 only if every case of every file passes. A foreign file does not end the rest."""
+    from dolphin.conform import HOSTS, run_file, vector_files
     from dolphin.domain.errors import DataError
 
     hosts = HOSTS if args.host == "both" else (args.host,)
@@ -46,26 +47,26 @@ def execute(args: argparse.Namespace) -> int:
         except DataError as error:
             foreign.append(str(error))
             if not args.json:
-                print(f"FAIL  {error}")
+                tell(f"FAIL  {error}")
     failed = sum(not r.ok for r in results)
     ok = failed == 0 and not foreign
     if args.json:
         print_json({
             "ok": ok,
-            "files": [{"path": r.path, "kernel": r.kernel, "host": r.host, "passed": r.passed, "failed": r.failed,
-                       "mismatches": r.mismatches} for r in results],
+            "files": [asdict(r) for r in results],
             "errors": foreign,
         })  # fmt: skip
     else:
         cases = sum(r.passed for r in results)
         of = sum(r.passed + r.failed for r in results)
-        print(f"{len(results) - failed} of {plural(len(results) + len(foreign), 'check')} pass, {cases:,} of {of:,} cases")
+        checks = plural(len(results) + len(foreign), "check")
+        tell(f"{len(results) - failed} of {checks} pass, {cases:,} of {of:,} cases")
     return 0 if ok else 1
 
 
 def _tell(result: FileResult) -> None:
     verdict = "pass" if result.ok else "FAIL"
     cases = result.passed + result.failed
-    print(f"{verdict}  {result.kernel:24} {result.host:10} {result.passed} of {plural(cases, 'case')}")
+    tell(f"{verdict}  {result.kernel:24} {result.host:10} {result.passed} of {plural(cases, 'case')}")
     for text in result.mismatches:
-        print(f"      {text}")
+        tell(f"      {text}")

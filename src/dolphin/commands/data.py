@@ -17,6 +17,7 @@ from dolphin.commands.shared import (
     print_json,
     say,
     stop_on_signal,
+    tell,
     tell_feed,
 )
 
@@ -50,17 +51,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
                              description="Make a daily scan cache from prices, or from stored scans.",
                              epilog=_BUILD_EPILOG)  # fmt: skip
     build.add_argument("path", nargs="?", metavar="PATH", help="recording, for --feed recorded")
-    build.add_argument("--scans", metavar="RUN", help="folder with arrow_scans/ to compact instead of scanning prices")
-    build.add_argument("--rebuild", action="store_true", help="keep the old cache as .STALE_YYYYMMDD and build anew")
+    build.add_argument(
+        "--scans", metavar="RUN", help="folder with arrow_scans/ to compact instead of scanning prices"
+    )
+    build.add_argument(
+        "--rebuild", action="store_true", help="keep the old cache as .STALE_YYYYMMDD and build anew"
+    )
     add_settings(build, "feed", "universe", "assets", "seed", "days", "out", "spectrum")
     check = verbs.add_parser("check", help="tell gaps, stale symbols, signals; fit to trade or why not",
-                             description="Tell what data are like: gaps, stale symbols, signals; fit to trade or why not.",
+                             description="Tell gaps, stale symbols, signals; fit to trade or why not.",
                              epilog=_CHECK_EPILOG)  # fmt: skip
     check.add_argument("path", nargs="?", metavar="PATH", help="recording, for --feed recorded")
     add_settings(check, "feed", "universe", "assets", "seed", "days", "vol_threshold")
     for sub in (build, check):
         sub.set_defaults(parser=sub)
-        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error")
+        sub.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
+        )
         add_json(sub)
 
 
@@ -98,7 +105,7 @@ def _build(args: argparse.Namespace) -> int:
             if step.scan is not None:
                 scans += 1
                 writer.add(step.scan)
-            display.progress("build", bars, feed.n_bars, scans=scans)
+            display.progress("build", bars, feed.n_bars, scan=scans)
             if stop_requested():
                 interrupted = True
                 break
@@ -111,7 +118,10 @@ def _build(args: argparse.Namespace) -> int:
         "scans": scans,
         "scans_there": writer.n_passed,
         "bars_refused": refused,
-        "days": {day: {"rows": entry.rows, "complete": entry.complete} for day, entry in sorted(manifest.days.items())},
+        "days": {
+            day: {"rows": entry.rows, "complete": entry.complete}
+            for day, entry in sorted(manifest.days.items())
+        },
         "certified_bits_min": min((e.min_certified_bits or 0 for e in manifest.days.values()), default=None),
         "gaps": len(manifest.gaps),
         "prices_rejected": {f"{s} {rule}": n for (s, rule), n in sorted(feed.rejections.items())},
@@ -179,12 +189,15 @@ def _tell_build(as_json: bool, result: dict[str, Any]) -> None:
     incomplete = [day for day, entry in result["days"].items() if not entry["complete"]]
     there = f", {result['scans_there']:,} of them there already" if result["scans_there"] else ""
     days = plural(len(result["days"]), "day")
-    print(f"{plural(result['scans'], 'scan')} of {days}{there}, in {result['wall_s']:.1f} s → {result['folder']}")
+    scans = plural(result["scans"], "scan")
+    tell(f"{scans} of {days}{there}, in {result['wall_s']:.1f} s → {result['folder']}")
     counts = {name: result.get(name, 0) for name in ("bars_refused", "scans_quarantined")}
-    for line in rows(counted({name: n for name, n in counts.items() if n}, result.get("prices_rejected", {}))):
-        print(line)
+    for line in rows(
+        counted({name: n for name, n in counts.items() if n}, result.get("prices_rejected", {}))
+    ):
+        tell(line)
     if incomplete:
-        print(f"  partial    {', '.join(incomplete)}: not whole, refused by backtests without --allow-partial")
+        tell(f"  partial    {', '.join(incomplete)}: not whole, refused by backtests without --allow-partial")
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -198,6 +211,5 @@ def _check(args: argparse.Namespace) -> int:
     if args.json:
         print_json(result.as_dict())
     else:
-        print(result.text())
+        tell(result.text())
     return 0 if result.fit else 1
-

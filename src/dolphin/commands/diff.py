@@ -10,7 +10,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dolphin.commands.shared import add_json, plural, print_json
+from dolphin.commands.shared import add_json, plural, print_json, tell
 
 if TYPE_CHECKING:
     from dolphin.domain.decision import Decision
@@ -23,10 +23,29 @@ both sides decided, their inputs and lanes, and how the settings of the two runs
 Exit 0 when all decisions are equal, 1 when not.
 """
 
-_SETTINGS = ("set", "set_hash", "source_id", "universe_id", "spectrum", "vol_threshold", "posture_when_unknown")
+_SETTINGS = (
+    "set",
+    "set_hash",
+    "source_id",
+    "universe_id",
+    "spectrum",
+    "vol_threshold",
+    "posture_when_unknown",
+)
 _DECIDED = ("time", "action", "reason", "asset", "price", "net")
 _NOTHING = (0, "", None, False)
-_LANES = ("lane_base", "lane_dc", "lane_regime", "lane_ob", "lane_esof", "raw", "cap", "bound", "leverage", "notional")
+_LANES = (
+    "lane_base",
+    "lane_dc",
+    "lane_regime",
+    "lane_ob",
+    "lane_esof",
+    "raw",
+    "cap",
+    "bound",
+    "leverage",
+    "notional",
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,9 +64,13 @@ def _readable(decision: Decision) -> dict[str, Any]:
 
     values = msgspec.structs.asdict(decision)
     for name, words in (
-        ("action", codes.ACTIONS), ("reason", codes.REASONS), ("bound", codes.BOUNDS), ("posture", codes.POSTURES),
-        ("dc_status", codes.DC_NAMES), ("bucket", codes.BUCKETS),
-    ):  # fmt: skip
+        ("action", codes.ACTIONS),
+        ("reason", codes.REASONS),
+        ("bound", codes.BOUNDS),
+        ("posture", codes.POSTURES),
+        ("dc_status", codes.DC_NAMES),
+        ("bucket", codes.BUCKETS),
+    ):
         values[name] = words[values[name]]
     # JSON has no word for what is not a number.
     values = {name: None if value != value else value for name, value in values.items()}
@@ -77,16 +100,17 @@ def execute(args: argparse.Namespace) -> int:
         print_json({"equal": bar is None, "bar": bar, "bars": bars, "a": a, "b": b, "settings": settings})
         return 0 if bar is None else 1
     if bar is None:
-        print(f"equal: {plural(bars[0], 'decision')}, byte for byte")
+        tell(f"equal: {plural(bars[0], 'decision')}, byte for byte")
         return 0
     for key, (x, y) in settings.items():
-        print(f"setting {key}: A {_short(x)}, B {_short(y)}")
+        tell(f"setting {key}: A {_short(x)}, B {_short(y)}")
     if a is None or b is None:
         longer, shorter = ("A", "B") if b is None else ("B", "A")
-        print(f"equal over the first {plural(bar, 'bar')}, then only {longer} goes on: A has {bars[0]:,}, B {bars[1]:,}")
-        print(f"what {longer} decided next, where {shorter} ends:")
+        has = f"A has {bars[0]:,}, B {bars[1]:,}"
+        tell(f"equal over the first {plural(bar, 'bar')}, then only {longer} goes on: {has}")
+        tell(f"what {longer} decided next, where {shorter} ends:")
     else:
-        print(f"first difference at bar {bar:,} of {bars[0]:,} and {bars[1]:,}")
+        tell(f"first difference at bar {bar:,} of {bars[0]:,} and {bars[1]:,}")
     _table(a or {}, b or {})
     return 1
 
@@ -113,11 +137,11 @@ def _table(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
     """Both sides, what was decided first; attributes that are zero on both sides are left out."""
     names = list(a or b)
     width = max(len(name) for name in names)
-    print(f"  {'':{width}}  {'A':>27}  {'B':>27}")
+    tell(f"  {'':{width}}  {'A':>27}  {'B':>27}")
     order = [*_DECIDED, *_LANES]
     for name in [*order, *(n for n in names if n not in order)]:
         x, y = a.get(name, ""), b.get(name, "")
         if name in order or x != y or x not in _NOTHING:
             # The time's nanoseconds stand in timestamp_ns.
             shown = [str(v)[:19] + "Z" if name == "time" and v else str(v) for v in (x, y)]
-            print(f"{'≠' if x != y else ' '} {name:{width}}  {shown[0]:>27}  {shown[1]:>27}")
+            tell(f"{'≠' if x != y else ' '} {name:{width}}  {shown[0]:>27}  {shown[1]:>27}")

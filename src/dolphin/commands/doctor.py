@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from dolphin.commands.shared import add_json, print_json
+from dolphin.commands.shared import add_json, print_json, tell
 
 _EPILOG = """example:
   dolphin doctor --out runs
@@ -44,12 +45,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Run the checks; 0 when none fails."""
     out = Path(args.out)
-    checks = [check for group in (_versions, _kernels, lambda: _folder(out), _ports, _programs) for check in group()]
+    checks = [
+        check for group in (_versions, _kernels, lambda: _folder(out), _ports, _programs) for check in group()
+    ]
     if args.json:
         print_json({"ok": all(c.status != "fail" for c in checks), "checks": [asdict(c) for c in checks]})
     else:
         for check in checks:
-            print(f"{check.status:4}  {check.name:18} {check.text}")
+            tell(f"{check.status:4}  {check.name:18} {check.text}")
     return 1 if any(check.status == "fail" for check in checks) else 0
 
 
@@ -57,7 +60,9 @@ def _versions() -> Iterator[Check]:
     from importlib import metadata
 
     version = ".".join(map(str, sys.version_info[:3]))
-    yield Check("python", "ok" if sys.version_info >= (3, 11) else "fail", f"{version}; 3.11 or newer is needed")
+    yield Check(
+        "python", "ok" if sys.version_info >= (3, 11) else "fail", f"{version}; 3.11 or newer is needed"
+    )
     import re
 
     for requirement in metadata.requires("dolphin-trader") or []:
@@ -82,8 +87,14 @@ def _kernels() -> Iterator[Check]:
     from dolphin.numerics.portable import log1p
 
     same = all(log1p(x / 7.0) == plain(log1p)(x / 7.0) for x in range(1, 200))
-    yield Check("kernels", "ok" if same else "fail", f"{kernel.MODE}; compiled and plain give the same bits: {same}")
-    yield Check("svml", "fail" if numba.core.config.USING_SVML else "ok", "numba must not use a vector math library")
+    yield Check(
+        "kernels", "ok" if same else "fail", f"{kernel.MODE}; compiled and plain give the same bits: {same}"
+    )
+    settings: Any = numba.config
+    if settings.USING_SVML:
+        yield Check("vector math", "fail", "numba uses one, so that bits differ by machine; uninstall icc_rt")
+    else:
+        yield Check("vector math", "ok", "none in use: the same bits on every machine")
 
 
 def _folder(out: Path) -> Iterator[Check]:
@@ -115,7 +126,11 @@ def _ports() -> Iterator[Check]:
         with socket.socket() as probe:
             probe.settimeout(0.2)
             open_ = probe.connect_ex(("127.0.0.1", port)) == 0
-        text = "something listens on 127.0.0.1" if open_ else "nothing listens; the embedded system needs nothing there"
+        text = (
+            "something listens on 127.0.0.1"
+            if open_
+            else "nothing listens; the embedded system needs nothing there"
+        )
         yield Check(name, "ok", f"{port}: {text}")
 
 

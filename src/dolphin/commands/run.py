@@ -20,6 +20,7 @@ from dolphin.commands.shared import (
     stop_on_signal,
     tell_feed,
 )
+from dolphin.config import SETTINGS
 
 _EPILOG = """examples:
   dolphin run                              a synthetic day
@@ -37,8 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = _EPILOG
     parser.add_argument("path", nargs="?", metavar="PATH", help="recording, for --feed recorded")
-    add_settings(parser, "set", "feed", "universe", "assets", "seed", "days", "out", "deployment", "vol_threshold",
-                 "posture_when_unknown", "spectrum")  # fmt: skip
+    add_settings(parser, *(setting.name for setting in SETTINGS))
     parser.add_argument("--bars", type=bar_count, metavar="N", help="stop after N bars of the feed")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--no-report", action="store_true", help="write no HTML report")
@@ -80,13 +80,16 @@ def execute(args: argparse.Namespace) -> int:
         report=not args.no_report,
         resume=args.resume,
     )
-    with WorkDisplay(quiet=args.json, direction=params.direction) as display, stop_on_signal() as stop_requested:
+    with (
+        WorkDisplay(quiet=args.json, direction=params.direction) as display,
+        stop_on_signal() as stop_requested,
+    ):
 
         def on_progress(p: Progress) -> None:
             if p.last is not None:
                 display.step(p.last)
                 p.last = None
-            display.progress(p.phase, p.bars, p.bars_total, scans=p.scans, trades=p.trades)
+            display.progress(p.phase, p.bars, p.bars_total, scan=p.scans, trade=p.trades)
 
         summary = run(feed, settings, on_progress, stop_requested)
     if args.json:
@@ -94,7 +97,8 @@ def execute(args: argparse.Namespace) -> int:
     else:
         print_summary(summary)
         if summary["interrupted"]:
-            say(f"interrupted: day and position are kept; go on with the same command and --out {folder} --resume")
+            say("interrupted: day and position are kept")
+            say(f"go on with the same command and --out {folder} --resume")
     if summary["interrupted"]:
         return 130
     return 0 if summary["ledger_balanced"] and not summary["halted"] else 1

@@ -17,6 +17,7 @@ from dolphin.commands.shared import (
     say,
     share,
     stop_on_signal,
+    tell,
     tell_feed,
 )
 
@@ -68,13 +69,14 @@ def execute(args: argparse.Namespace) -> int:
                         outcomes[outcome] = outcomes.get(outcome, 0) + 1
                     for level in beyond:
                         beyond[level] += scan.vel_div < level
-                display.progress("scan", pipeline.bars, feed.n_bars, scans=pipeline.next_number - 1)
+                display.progress("scan", pipeline.bars, feed.n_bars, scan=pipeline.next_number - 1)
                 if stop_requested():
                     interrupted = True
                     break
     finally:
         pipeline.close()
     counts = {**pipeline.counts, **({"scans_quarantined": n} if (n := pipeline.store.n_quarantined) else {})}
+    rejected = {f"{s} {rule}": n for (s, rule), n in sorted(feed.rejections.items())}
     scans = pipeline.next_number - first_number
     result = {
         "feed": config["feed"],
@@ -85,7 +87,7 @@ def execute(args: argparse.Namespace) -> int:
         "window_outcomes": outcomes,
         "vel_div_beyond": {str(level): n for level, n in beyond.items()},
         "counts": counts,
-        "prices_rejected": {f"{s} {rule}": n for (s, rule), n in sorted(feed.rejections.items())},
+        "prices_rejected": rejected,
         "folder": str(folder),
         "interrupted": interrupted,
         "wall_s": round(time.monotonic() - started, 3),
@@ -94,16 +96,17 @@ def execute(args: argparse.Namespace) -> int:
         print_json(result)
         return 130 if interrupted else 0
     before = f" after {first_number - 1:,} that were there" if first_number > 1 else ""
-    print(f"{plural(scans, 'scan')}{before}, {plural(pipeline.bars, 'bar')}, in {result['wall_s']:.1f} s → {folder}")
+    took = f"{plural(pipeline.bars, 'bar')}, in {result['wall_s']:.1f} s"
+    tell(f"{plural(scans, 'scan')}{before}, {took} → {folder}")
     if scans:
-        print(f"  certified  {f'to {bits} bits' if bits else 'no: the float64 path has no certificate'}")
+        tell(f"  certified  {f'to {bits} bits' if bits else 'no: the float64 path has no certificate'}")
         told = ", ".join(f"{level:+g} on {n:,} ({share(n / scans, 2)})" for level, n in beyond.items())
-        print(f"  vel_div    below {told}")
-        print(f"  windows    {', '.join(f'{n:,} {outcome}' for outcome, n in sorted(outcomes.items()))}")
+        tell(f"  vel_div    below {told}")
+        tell(f"  windows    {', '.join(f'{n:,} {outcome}' for outcome, n in sorted(outcomes.items()))}")
     elif pipeline.bars < WARMUP_PRICES:
-        print(f"  warm-up    the first scan needs {WARMUP_PRICES} prices")
-    for line in rows(counted(counts, result["prices_rejected"])):  # type: ignore[arg-type]
-        print(line)
+        tell(f"  warm-up    the first scan needs {WARMUP_PRICES} prices")
+    for line in rows(counted(counts, rejected)):
+        tell(line)
     if interrupted:
         say("interrupted: what was scanned is kept; go on with the same command")
     return 130 if interrupted else 0

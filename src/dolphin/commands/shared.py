@@ -35,13 +35,19 @@ def add_settings(parser: argparse.ArgumentParser, *names: str) -> None:
     group.add_argument("--config", metavar="FILE", help="YAML file with settings (or DOLPHIN_CONFIG)")
     if "set" in names:
         group.add_argument(
-            "--param", metavar="NAME=VALUE", action="append", default=[], help="override one parameter of the set"
+            "--param",
+            metavar="NAME=VALUE",
+            action="append",
+            default=[],
+            help="override one parameter of the set",
         )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add --json."""
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else on stdout")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object and nothing else on stdout"
+    )
 
 
 def bar_count(text: str) -> int:
@@ -91,7 +97,9 @@ def open_feed(config: Config, path: str | None) -> Feed:
     if path:
         raise UsageError(f"{path}: the {config['feed']} feed takes no PATH; did you mean --feed recorded?")
     if universe is not None:
-        raise UsageError(f"{universe}: the synthetic market has its own universe; did you mean --feed recorded?")
+        raise UsageError(
+            f"{universe}: the synthetic market has its own universe; did you mean --feed recorded?"
+        )
     from dolphin.market.synthetic import SyntheticFeed
 
     return SyntheticFeed(seed=config["seed"], days=config["days"], assets=config["assets"])
@@ -107,30 +115,40 @@ def tell_feed(feed: Feed) -> None:
 
 
 def kernels_cached() -> bool:
-    """False when the compiled kernels of this source are not on disk yet, so that a run begins with a wait."""
+    """False when the compiled kernels are not on disk yet, so that a run begins with a wait."""
     from dolphin import kernel
 
     if kernel.MODE != "compiled":
         return True
     import numba
 
-    folder = numba.config.CACHE_DIR
+    settings: Any = numba.config
+    folder = settings.CACHE_DIR
     return bool(folder) and any(Path(folder).rglob("*.nbi"))
 
 
 def say(text: str) -> None:
     """A line for the person, on stderr, at once."""
-    print(text, file=sys.stderr, flush=True)
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def tell(text: str) -> None:
+    """A line of the result, on stdout."""
+    sys.stdout.write(text + "\n")
 
 
 def print_json(value: Mapping[str, Any]) -> None:
     """One JSON object on stdout; NaN has no place in it."""
-    print(json.dumps(value, allow_nan=False, default=str))
+    tell(json.dumps(value, allow_nan=False, default=str))
 
 
 @contextlib.contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """SIGINT or SIGTERM ask for an orderly end; a second one ends at once. Yields what to ask after each bar."""
+    """SIGINT or SIGTERM ask for an orderly end; a second one ends at once.
+
+    Yields what to ask after each bar.
+    """
     asked: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from dolphin.commands.shared import change, figure, money, plural, price, say, share
+from dolphin.commands.shared import change, figure, money, plural, price, say, share, tell
 from dolphin.domain.clock import iso_from_ns
 from dolphin.domain.codes import ACTION_ENTER, ACTION_EXIT, BOUNDS, BUCKETS, REASONS
 
@@ -41,30 +41,34 @@ _COUNTED: Final = {
 def trade_line(decision: Decision, direction: int) -> str | None:
     """One line of an entry or an exit, and why; None for other bars. Its first 80 columns say the essence."""
     side = "SHORT" if direction < 0 else "LONG"
+    what = f"{side} {decision.asset} @ {price(decision.price)}"
     when = iso_from_ns(decision.timestamp_ns)[:19].replace("T", " ")
     if decision.action == ACTION_ENTER:
         bound = BOUNDS[decision.bound]
         held_by = "" if bound == "RAW" else f", held by {bound}"
         return (
-            f"{when}  ENTRY {side} {decision.asset} @ {price(decision.price)} leverage={decision.leverage:.1f}x"
-            f"  vel_div {decision.vel_div:+.4f} ({BUCKETS[decision.bucket]}), "
-            f"{decision.dc_change_bps:+.1f} bps over the lookback, ARS {decision.ars:.2f} of {decision.ranked}{held_by}"
+            f"{when}  ENTRY {what} leverage={decision.leverage:.1f}x"
+            f"  vel_div {decision.vel_div:+.4f} ({BUCKETS[decision.bucket]}),"
+            f" {decision.dc_change_bps:+.1f} bps over the lookback,"
+            f" ARS {decision.ars:.2f} of {decision.ranked}{held_by}"
         )
     if decision.action == ACTION_EXIT:
         return (
-            f"{when}  EXIT  {side} {decision.asset} @ {price(decision.price)} net {money(decision.net)} USDT"
-            f"  {REASONS[decision.reason]} after {plural(decision.bars_held, 'bar')}, capital {decision.capital:,.2f}"
+            f"{when}  EXIT  {what} net {money(decision.net)} USDT  {REASONS[decision.reason]}"
+            f" after {plural(decision.bars_held, 'bar')}, capital {decision.capital:,.2f}"
         )
     return None
 
 
 class WorkDisplay:
-    """Progress of long work on stderr: a live bar on a terminal, a line now and then elsewhere, nothing when quiet.
+    """Progress of long work on stderr: a live bar on a terminal, a line now and then elsewhere.
 
     `clock` gives seconds; tests bring their own.
     """
 
-    def __init__(self, *, quiet: bool, direction: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, *, quiet: bool, direction: int = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._quiet = quiet
         self._direction = direction
         self._clock = clock
@@ -103,15 +107,17 @@ class WorkDisplay:
             say(line)
 
     def progress(self, phase: str, bars: int, total: int | None, **counts: int) -> None:
-        """Show how far the work is; `counts` are told by their names."""
+        """Show how far the work is; `counts` are told by their names, given for one."""
         if self._quiet:
             return
         now = self._clock()
         done = bars == total
-        if now - self._told_at < (LIVE_EVERY_S if self._live else PLAIN_EVERY_S) and not (self._live and done):
+        if now - self._told_at < (LIVE_EVERY_S if self._live else PLAIN_EVERY_S) and not (
+            self._live and done
+        ):
             return
         self._told_at = now
-        told = ", ".join(f"{n:,} {name}" for name, n in counts.items())
+        told = ", ".join(plural(n, name) for name, n in counts.items())
         of = f" of {total:,}" if total else ""
         if self._bar is not None:
             text = f"{bars:,}{'/' if total else ''}{f'{total:,}' if total else ''} bars, {told}"
@@ -145,15 +151,20 @@ def print_summary(s: dict[str, Any]) -> None:
     bits = f"certified to {s['certified_bits_min']} bits" if s["certified_bits_min"] else "not certified"
     source = s.get("source") or s["feed"]
     start = s["capital"] - s["gross"] + s["fees"] + s["slippage"] - s["ob_edge"]
+    entries = f"{s['entries_short']:,} short, {s['entries_long']:,} long"
+    without = f"without the imagined order-book edge {change(s['roi_without_ob_edge'])}"
+    costs = (
+        f"fees {money(-s['fees'])}, slippage {money(-s['slippage'])}, order-book edge {money(s['ob_edge'])}"
+    )
     opened = ", and one position is open" if s["open_position"] else ""
     lines = [
         "",
         f"{s['set']} ({s['set_hash']}) on {source}",
         f"  scans      {s['scans']:,} of {plural(s['bars'], 'bar')}, {bits}",
-        f"  trades     {s['trades']:,} closed{opened}; entries: {s['entries_short']:,} short, {s['entries_long']:,} long",
-        f"  ROI        {change(s['roi'])}; without the imagined order-book edge {change(s['roi_without_ob_edge'])}",
+        f"  trades     {s['trades']:,} closed{opened}; entries: {entries}",
+        f"  ROI        {change(s['roi'])}; {without}",
         f"  capital    {figure(s['capital'])} USDT, from {figure(start)}: price {money(s['gross'])},",
-        f"             fees {money(-s['fees'])}, slippage {money(-s['slippage'])}, order-book edge {money(s['ob_edge'])}",
+        f"             {costs}, order-book edge {money(s['ob_edge'])}",
         f"  quality    win rate {share(s['win_rate'])}, profit factor {figure(s['profit_factor'], 3)}, "
         f"Sharpe {figure(s['sharpe'])}",
         f"  drawdown   {share(s['max_drawdown'], 2)} at most, marked on every bar",
@@ -168,4 +179,4 @@ def print_summary(s: dict[str, Any]) -> None:
     if s["halted"]:
         lines.append("  HALTED     an invariant was violated: no entries since; see the audit")
     lines += [f"  took       {s['wall_s']:.1f} s", "  Paper: fills are modelled, no order left this machine."]
-    print("\n".join(lines))
+    tell("\n".join(lines))
