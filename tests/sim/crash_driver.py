@@ -1,12 +1,12 @@
 """`dolphin` in a process that dies at a chosen call: the crash tests' way to hit an instant exactly.
 
-Usage: python crash_driver.py PLAN COMMAND...   with PLAN a JSON object, PLAN["counts"] the file that takes how often
-each site was passed.
+Usage: python crash_driver.py PLAN COMMAND...   with PLAN a JSON object; PLAN["counts"] names the file that
+takes how often each site was passed.
 
 A plan names a `site` (write, rename, begin, insert, commit), optionally a `match` that the file's path or the
-statement must contain, the call `n` (from 1), and `when`: `before`, `after`, `torn` (a write of half the bytes) or
-`during`: a kernel timer of `delay_us` ends the process inside the call, with the default action of SIGALRM, which
-runs no handler and flushes nothing, as SIGKILL does. Site `time` starts such a timer at once.
+statement must contain, the call `n` (from 1), and `when`: `before`, `after`, `torn` (a write of half its
+bytes) or `during`: a kernel timer of `delay_us` ends the process inside the call, by the default action of
+SIGALRM, which runs no handler and flushes nothing, like SIGKILL. Site `time` starts such a timer at once.
 """
 
 from __future__ import annotations

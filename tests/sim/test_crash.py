@@ -1,4 +1,4 @@
-"""A run killed at any instant and resumed ends like one that nothing disturbed. A failure is one seed to rerun."""
+"""A run killed at any instant and resumed ends like one that nothing disturbed. A failure is one seed."""
 
 from __future__ import annotations
 

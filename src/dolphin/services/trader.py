@@ -17,7 +17,6 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice, takewhile
 from typing import Any
 
 import msgspec
@@ -175,40 +174,36 @@ class Trader:
             # The ledger refused this trade when it was made; it stands in the journal's events.
             self.session.halt()
 
-    def catch_up(self, until_ns: int | None = None) -> int:
-        """Decide the stored scans not decided yet, those before an instant; returns how many."""
+    def catch_up(self) -> int:
+        """Decide the stored scans that were written but not decided; returns how many."""
         with self._lock:
-            if self._undone:
-                return 0
-            scans = self._stored(self._last_scan_number)
-            if until_ns is not None:
-                scans = takewhile(lambda scan: scan.timestamp_ns < until_ns, scans)
-            return self._decide_all(scans)
+            return 0 if self._undone else self._decide_all(self._stored(self._last_scan_number))
 
     def _decide_all(self, scans: Iterable[Scan]) -> int:
         return sum(1 for scan in scans if self.on_scan(scan) is not None)
 
     def _catch_up_missed(self, n_missed: int, first: ScanPayload | None) -> None:
-        """Decide from the store what the log no longer holds, up to its first scan.
+        """Decide from the store, in the order of time, what the log no longer holds.
 
-        The store orders by number. A scanner that began again at a low number breaks this order; it shows as
-        fewer scans above the last number than were missed, or as a log below it. Then time decides.
+        Usually these are the scans above the last number. A scanner that began again at a low number shows as
+        too few of them, or as a log below it; then all stored scans are looked through.
         """
         last = self._last_scan_number
-        until_ns = None if first is None else first.timestamp_ns
+        missed = self._between(last, first)
         begun_anew = first is not None and first.scan_number <= last
-        if not begun_anew and last >= 0 and self._next_sequence > 0:
-            begun_anew = sum(1 for _ in islice(self._stored(last), n_missed)) < n_missed
-        if not begun_anew:
-            self.catch_up(until_ns)
-            return
-        after = self.session.last_timestamp_ns
-        missed = [
-            scan
-            for scan in self._stored(-1)
-            if after < scan.timestamp_ns and (until_ns is None or scan.timestamp_ns < until_ns)
-        ]
+        if begun_anew or (len(missed) < n_missed and self._next_sequence > 0):
+            missed = self._between(-1, first)
         self._decide_all(sorted(missed, key=lambda scan: scan.timestamp_ns))
+
+    def _between(self, number: int, first: ScanPayload | None) -> list[Scan]:
+        """Stored scans above a number that came after the last decided one and before the log's first."""
+        after = self.session.last_timestamp_ns
+        until = None if first is None else first.timestamp_ns
+        return [
+            scan
+            for scan in self._stored(number)
+            if after < scan.timestamp_ns and (until is None or scan.timestamp_ns < until)
+        ]
 
     # work
 
