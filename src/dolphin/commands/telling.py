@@ -153,9 +153,7 @@ def print_summary(s: dict[str, Any]) -> None:
     start = s["capital"] - s["gross"] + s["fees"] + s["slippage"] - s["ob_edge"]
     entries = f"{s['entries_short']:,} short, {s['entries_long']:,} long"
     without = f"without the imagined order-book edge {change(s['roi_without_ob_edge'])}"
-    costs = (
-        f"fees {money(-s['fees'])}, slippage {money(-s['slippage'])}, order-book edge {money(s['ob_edge'])}"
-    )
+    costs = f"fees {money(-s['fees'])}, slippage {money(-s['slippage'])}"
     opened = ", and one position is open" if s["open_position"] else ""
     lines = [
         "",

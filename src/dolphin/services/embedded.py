@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -207,13 +208,16 @@ def run(
         if on_progress is not None:
             progress.phase = "report"
             on_progress(progress)
+        quarantined = Counter(scans_quarantined=pipeline.store.n_quarantined)
         facts = {
             "feed": settings.feed_name,
             "set": settings.set_name,
             "bars": pipeline.bars,
             "source": feed.name,
             "deployment": settings.deployment,
-            "counts": {key: n for key, n in sorted((pipeline.counts + trader.counts).items()) if n},
+            "counts": {
+                key: n for key, n in sorted((pipeline.counts + trader.counts + quarantined).items()) if n
+            },
             "prices_rejected": {f"{s} {rule}": n for (s, rule), n in sorted(feed.rejections.items())},
             "halted": session.halted,
             "interrupted": interrupted,
