@@ -125,7 +125,9 @@ def _numpy_scan_us(prices: np.ndarray) -> float:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--scans", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--json", action="store_true")
@@ -138,7 +140,9 @@ def main() -> None:
     print(f"baseline: numpy corrcoef + eigh over four windows, p50 {result['baseline_numpy_us']:.0f} us")
     print(f"{'stage':32} {'p50 us':>9} {'p99 us':>9} {'max us':>10} {'p50/baseline':>13}")
     for name, row in result["stages_us"].items():
-        print(f"{name:32} {row['p50']:9.1f} {row['p99']:9.1f} {row['max']:10.1f} {row['p50_over_baseline']:13.3f}")
+        print(
+            f"{name:32} {row['p50']:9.1f} {row['p99']:9.1f} {row['max']:10.1f} {row['p50_over_baseline']:13.3f}"
+        )
     print(f"decisions sha256 {result['result_sha256']}")
 
 

@@ -15,7 +15,19 @@ SOURCES = sorted((ROOT / "src" / "dolphin").rglob("*.py"))
 PURE = ("domain", "numerics", "scan", "orderbook", "alpha", "risk", "engine")
 PURE_SOURCES = [p for p in SOURCES if p.relative_to(ROOT / "src" / "dolphin").parts[0] in PURE]
 #: Extras and anything that takes long to import; a plain `import dolphin` must load none of them.
-HEAVY = ("numpy", "numba", "pyarrow", "flint", "plotly", "rich", "yaml", "pandas", "ccxt", "prefect", "nautilus_trader")
+HEAVY = (
+    "numpy",
+    "numba",
+    "pyarrow",
+    "flint",
+    "plotly",
+    "rich",
+    "yaml",
+    "pandas",
+    "ccxt",
+    "prefect",
+    "nautilus_trader",
+)
 
 
 def tracked() -> list[Path]:
@@ -45,7 +57,9 @@ def test_pure_code_calls_no_builtin_that_differs_between_machines(path: Path) ->
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 owner = node.func.value
                 if isinstance(owner, ast.Name) and owner.id == "math":
-                    assert node.func.attr in ("frexp", "ldexp", "sqrt"), f"{path}:{node.lineno} math.{node.func.attr}"
+                    assert node.func.attr in ("frexp", "ldexp", "sqrt"), (
+                        f"{path}:{node.lineno} math.{node.func.attr}"
+                    )
                 if isinstance(owner, ast.Name) and owner.id == "np":
                     assert node.func.attr not in (
                         "sum", "mean", "var", "std", "dot", "exp", "log", "log1p",
@@ -77,7 +91,9 @@ def test_no_recording_is_committed() -> None:
 
 def test_no_machine_path_and_no_package_index() -> None:
     """A clone must work anywhere; pip's own configuration says where packages come from."""
-    pattern = re.compile(r"/(?:home|root|work|Users)/[a-z]|--(?:extra-)?index-url|--find-links|" + "pypi" + r"\.org")
+    pattern = re.compile(
+        r"/(?:home|root|work|Users)/[a-z]|--(?:extra-)?index-url|--find-links|" + "pypi" + r"\.org"
+    )
     for path in tracked():
         if path != Path(__file__).resolve():
             found = pattern.search(text_of(path))

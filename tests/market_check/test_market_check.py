@@ -35,7 +35,15 @@ def expected(name: str) -> dict[str, Any]:
 def cache(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The whole panel as a scan cache, through the command line."""
     folder = tmp_path_factory.mktemp("cache")
-    words = ["data", "build", "--feed", "recorded", str(recordings / PANEL), "--universe", str(recordings / UNIVERSE)]
+    words = [
+        "data",
+        "build",
+        "--feed",
+        "recorded",
+        str(recordings / PANEL),
+        "--universe",
+        str(recordings / UNIVERSE),
+    ]
     assert main([*words, "--out", str(folder), "--json"]) == 0
     return folder
 
@@ -76,7 +84,9 @@ def test_trades_are_those_of_the_independent_engine(
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_ledger_balances_and_nothing_goes_long(runs: dict[str, tuple[Path, dict[str, Any]]], name: str) -> None:
+def test_ledger_balances_and_nothing_goes_long(
+    runs: dict[str, tuple[Path, dict[str, Any]]], name: str
+) -> None:
     _, summary = runs[name]
     assert summary["ledger_balanced"] is True
     assert summary["entries_long"] == 0
