@@ -10,9 +10,9 @@ from dolphin.commands.shared import add_json, plural, print_json, tell
 _EPILOG = """example:
   dolphin audit runs/20260105T000000-gold-synthetic-1
 
-Recomputes every cash flow in decimal arithmetic from the booked fills, compares entry and
-exit prices with the stored scans, and checks that bars, positions, trades and legs fit
-together. Exit 0 only if nothing is found.
+Recomputes every cash flow in decimal arithmetic from the booked fills, compares
+entry and exit prices with the stored scans, and checks that bars, positions,
+trades and legs fit together. Exit 0 only if nothing is found.
 """
 
 

@@ -10,7 +10,8 @@ from dolphin.config import SETTINGS, Config
 _EPILOG = """example:
   dolphin config --config my.yml --set champion --param max_leverage=4
 
-Order of strength: default < file < environment (DOLPHIN_SET, DOLPHIN_ASSETS, …) < command line.
+Order of strength: default < file < environment (DOLPHIN_SET, DOLPHIN_ASSETS and
+so on) < command line.
 """
 
 

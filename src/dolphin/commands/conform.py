@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 _EPILOG = """example:
   dolphin conform tests/vectors --host both
 
-Floats are compared bit for bit unless a file grants a tolerance. Exit 0 only if every case
-of every file passes.
+Floats are compared bit for bit unless a file grants a tolerance. Exit 0 only if
+every case of every file passes.
 """
 
 

@@ -31,9 +31,10 @@ _BUILD_EPILOG = """examples:
   dolphin data build --feed recorded prices.parquet --out CACHE
   dolphin data build --scans runs/RUN --out CACHE
 
-A build that was stopped goes on after its last whole day. --scans compacts stored scans
-day by day and compares every value with what it was made from; days that are whole
-already stay. A day without its end is kept, and refused by backtests.
+A build that was stopped goes on after its last whole day. --scans compacts
+stored scans day by day and compares every value with what it was made from;
+days that are whole already stay. A day without its end is kept, and refused by
+backtests.
 """
 
 _CHECK_EPILOG = """example:

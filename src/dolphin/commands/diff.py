@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 _EPILOG = """example:
   dolphin diff runs/A runs/B
 
-Compares the canonical decision records bar by bar. At the first difference it shows what
-both sides decided, their inputs and lanes, and how the settings of the two runs differ.
-Exit 0 when all decisions are equal, 1 when not.
+Compares the canonical decision records bar by bar. At the first difference it
+shows what both sides decided, their inputs and lanes, and how the settings of
+the two runs differ. Exit 0 when all decisions are equal, 1 when not.
 """
 
 _SETTINGS = (

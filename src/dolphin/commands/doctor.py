@@ -17,9 +17,9 @@ from dolphin.commands.shared import add_json, print_json, tell
 _EPILOG = """example:
   dolphin doctor --out runs
 
-Each line is ok, warn or fail, with what to do. Exit 0 when nothing fails. The clock is
-compared with the file system's, not with a time server: this command talks to nobody
-outside this machine.
+Each line is ok, warn or fail, with what to do. Exit 0 when nothing fails. The
+clock is compared with the file system's, not with a time server: this command
+talks to nobody outside this machine.
 """
 
 DISK_FREE_MIN_GB = 2.0
