@@ -1,1 +1,1 @@
-"""Figures, as ratios against named baselines measured in the same run. `python -m benchmarks` runs them all."""
+"""Figures, as ratios against named baselines of the same run. `python -m benchmarks` runs them all."""

@@ -2,9 +2,9 @@
 
     python -m benchmarks.latency [--scans 10000] [--seed 7] [--json]
 
-Every bar of a synthetic market goes the way that it goes in `dolphin run`: tick bytes → prices → certified scan →
-payload bytes in the grid → payload back → decision → journal transaction. Baseline of the ratios: numpy's float64
-corrcoef + eigvalsh over the same four windows on every hundredth bar of the same run.
+Every bar of a synthetic market goes the way that it goes in `dolphin run`: tick bytes → prices → certified
+scan → payload bytes in the grid → payload back → decision → journal transaction. Baseline of the ratios:
+numpy's float64 corrcoef + eigh over the same four windows on every hundredth bar of the same run.
 """
 
 from __future__ import annotations
@@ -141,7 +141,8 @@ def main() -> None:
     print(f"{'stage':32} {'p50 us':>9} {'p99 us':>9} {'max us':>10} {'p50/baseline':>13}")
     for name, row in result["stages_us"].items():
         print(
-            f"{name:32} {row['p50']:9.1f} {row['p99']:9.1f} {row['max']:10.1f} {row['p50_over_baseline']:13.3f}"
+            f"{name:32} {row['p50']:9.1f} {row['p99']:9.1f} {row['max']:10.1f}"
+            f" {row['p50_over_baseline']:13.3f}"
         )
     print(f"decisions sha256 {result['result_sha256']}")
 

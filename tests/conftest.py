@@ -1,4 +1,4 @@
-"""What all tests share: where recordings are, and the rule that nothing skips silently where NO_SKIP is set."""
+"""What all tests share: where recordings are, and that nothing skips silently where NO_SKIP is set."""
 
 from __future__ import annotations
 

@@ -123,7 +123,12 @@ def test_import_is_light() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     for name in HEAVY:
         assert f"'{name}'" not in loaded, f"import dolphin loads {name}"
-    helped = "import sys, dolphin.cli\ntry: dolphin.cli.main(['--help'])\nexcept SystemExit: pass\nprint(sorted(sys.modules))"
+    helped = (
+        "import sys, dolphin.cli\n"
+        "try: dolphin.cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted(sys.modules))"
+    )
     loaded = subprocess.run([sys.executable, "-c", helped], capture_output=True, text=True, check=True).stdout
     for name in HEAVY:
         assert f"'{name}'" not in loaded, f"dolphin --help loads {name}"

@@ -1,6 +1,6 @@
 """The alpha alone against the independent engine: the same trades from a plain float64 spectrum.
 
-The certified scanner is not used here, so a difference between this and the other market check is the scanner's.
+The certified scanner is not used here, so a difference from the other market check is the scanner's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The whole system against the trades of an independent engine, on a recorded market, one by one.
 
-The panel is scanned once with certified spectra; both parameter sets then run over that cache. A relative difference
-of 1e-9 is allowed: the independent engine works with a float64 spectrum.
+The panel is scanned once with certified spectra; both parameter sets then run over that cache. A relative
+difference of 1e-9 is allowed: the independent engine works with a float64 spectrum.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ HERE = Path(__file__).resolve().parent
 PANEL = "klines/binance_spot_1m_close_wide_86sym_20210402_20210430.parquet"
 UNIVERSE = "klines/binance_spot_1m_202104_universe.csv"
 SETS = ("gold", "champion")
+Runs = dict[str, tuple[Path, dict[str, Any]]]
 N_TRADES = {"gold": 215, "champion": 214}
 
 pytestmark = [pytest.mark.recordings, pytest.mark.xdist_group("market_check")]
@@ -49,7 +50,7 @@ def cache(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def runs(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict[str, Any]]]:
+def runs(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """Folder and summary of a backtest by set."""
     done = {}
     for name in SETS:
@@ -60,9 +61,7 @@ def runs(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tup
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_trades_are_those_of_the_independent_engine(
-    runs: dict[str, tuple[Path, dict[str, Any]]], name: str
-) -> None:
+def test_trades_are_those_of_the_independent_engine(runs: Runs, name: str) -> None:
     folder, summary = runs[name]
     reference = expected(name)
     journal = Journal.read_only(folder / "journal.db")
@@ -84,9 +83,7 @@ def test_trades_are_those_of_the_independent_engine(
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_ledger_balances_and_nothing_goes_long(
-    runs: dict[str, tuple[Path, dict[str, Any]]], name: str
-) -> None:
+def test_ledger_balances_and_nothing_goes_long(runs: Runs, name: str) -> None:
     _, summary = runs[name]
     assert summary["ledger_balanced"] is True
     assert summary["entries_long"] == 0
@@ -96,7 +93,7 @@ def test_ledger_balances_and_nothing_goes_long(
 @pytest.mark.long
 @pytest.mark.parametrize("name", SETS)
 def test_a_run_decides_what_the_cache_decides(
-    recordings: Path, runs: dict[str, tuple[Path, dict[str, Any]]], name: str, tmp_path: Path,
+    recordings: Path, runs: Runs, name: str, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     words = ["run", "--feed", "recorded", str(recordings / PANEL), "--universe", str(recordings / UNIVERSE)]
