@@ -35,7 +35,7 @@ _EPILOG: Final = """examples:
   dolphin run                                   trade a synthetic day
   dolphin run --feed recorded prices.parquet    trade a recording
   dolphin audit runs/RUN                        prove its ledger
-  dolphin COMMAND --help                        options and examples of a command
+  dolphin COMMAND --help                        its options and examples
 """
 
 _CHOICE: Final = re.compile(r"invalid choice: '(.*?)' \(choose from (.*)\)$")
