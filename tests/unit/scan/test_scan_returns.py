@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scan_textbook import log_return
 
@@ -33,6 +33,7 @@ def fold(prices, base, run):
 
 
 @given(st.floats(min_value=1e-6, max_value=1e6), st.floats(min_value=-0.9999, max_value=0.9999))
+@settings(deadline=None)  # the first example may compile a kernel
 def test_return_is_the_nearest_float64(base, move):
     price = base * math.exp(move)
     returns, what, _, _ = fold([price], [base], [0])
@@ -41,6 +42,7 @@ def test_return_is_the_nearest_float64(base, move):
 
 
 @given(st.integers(min_value=-5000, max_value=5000))
+@settings(deadline=None)  # the first example may compile a kernel
 def test_the_hard_cases_next_to_one_are_decided(k):
     q = 1.0 + k * 2.0**-52
     returns, _, _, _ = fold([q], [1.0], [0])
@@ -61,6 +63,7 @@ def test_rules_of_a_bar():
 
 
 @given(st.floats(min_value=1e-300, max_value=1e300), st.floats(min_value=1e-300, max_value=1e300))
+@settings(deadline=None)  # the first example may compile a kernel
 def test_rejected_exactly_when_the_log_reaches_one(price, base):
     _, what, _, _ = fold([price], [base], [0])
     assert (what == [FRESH]) == (abs(math.log(price) - math.log(base)) < 1.0 - 1e-9) or abs(

@@ -329,7 +329,7 @@ floats = st.floats(allow_nan=True, width=64)
 @given(
     st.integers(1, 6).flatmap(lambda n: st.tuples(*[st.lists(floats, min_size=n, max_size=n)] * 2)), st.data()
 )
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_ring_record_round_trip(arrays, data):
     prices, returns = (np.array(a) for a in arrays)
     n = len(prices)
