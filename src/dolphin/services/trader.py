@@ -9,7 +9,8 @@ store, so that a scan missed while the trader was away is still decided. Invaria
 3. a violated ledger invariant stops new entries, is journalled, and shows in every snapshot;
 4. the engine's direction is the parameter set's: nothing here can open the other side;
 5. after a failure between a decision and its commit nothing more is decided: memory and journal differ by a
-   bar, and only a recovery joins them again. `check` tells the host, since a grid keeps a listener's errors.
+   bar, and only a recovery joins them again. `check` tells the host, which must ask: a listener cannot raise
+   to it.
 """
 
 from __future__ import annotations
@@ -212,7 +213,8 @@ class Trader:
             self.drain()
         except BaseException as error:
             self._failure = self._failure or error
-            raise
+            if not isinstance(error, Exception):
+                raise
 
     def drain(self) -> None:
         """Decide every scan of the log that was not decided yet, in order."""

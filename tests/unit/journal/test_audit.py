@@ -166,7 +166,8 @@ TAMPERED: dict[str, tuple[tuple[str, ...], str]] = {
     "an invented trade": (
         (
             "INSERT INTO trades SELECT 'INVENTED', asset, direction, 398, 399, entry_ns, exit_ns,"
-            " entry_price, exit_scan_price, exit_price, notional, leverage, reason, entry_fee, exit_fee, ob_edge, net, 0"
+            " entry_price, exit_scan_price, exit_price, notional, leverage, reason, entry_fee, exit_fee,"
+            " ob_edge, net, 0"
             f" FROM trades WHERE trade_id = {SECOND}",
         ),
         "no matching entry and exit decisions at bars 398, 399",
@@ -181,7 +182,8 @@ TAMPERED: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "another bar's blob": (
         (
-            "UPDATE decisions SET detail = (SELECT detail FROM decisions WHERE bar_idx = 120) WHERE bar_idx = 121",
+            "UPDATE decisions SET detail = (SELECT detail FROM decisions WHERE bar_idx = 120)"
+            " WHERE bar_idx = 121",
         ),
         "bar 121: the row is not the one that was written",
     ),

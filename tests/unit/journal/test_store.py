@@ -359,7 +359,7 @@ FILL = """
 
 @pytest.mark.parametrize("limit", [70_000, 150_000])
 def test_a_full_disk_loses_nothing(limit: int, tmp_path: Path) -> None:
-    """The limit on a file's size refuses writes as a full disk does; lifted, a resume ends with the same bytes."""
+    """A limit on a file's size refuses as a full disk does; lifted, a resume ends with the same bytes."""
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
     path = tmp_path / "journal.db"
     done = in_another_process(FILL, str(path), str(Path(__file__).parents[2] / "sim"), str(limit))

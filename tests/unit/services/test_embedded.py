@@ -1,0 +1,346 @@
+"""The embedded run: one folder, resumable after anything, refusing what is not the same run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "sim"))
+
+from crash_runs import content
+from walk_feed import WalkFeed, write_panel
+
+from dolphin.cli import main
+from dolphin.domain.codes import ACTION_EXIT
+from dolphin.domain.errors import ConfigError, StoreError
+from dolphin.domain.params import NAMED_SETS
+from dolphin.host.session import Session
+from dolphin.journal.audit import audit
+from dolphin.journal.store import Journal
+from dolphin.services.embedded import Progress, RunSettings, prices_from_store, run
+from dolphin.services.pipeline import ScanPipeline
+
+N_BARS = 1100
+SEED = 3
+
+
+def settings_of(folder: Path, **changes: Any) -> RunSettings:
+    base = RunSettings(
+        feed_name="walk",
+        set_name="gold",
+        params=NAMED_SETS["gold"],
+        folder=folder,
+        scan_path="float64",
+        report=False,
+    )
+    return replace(base, **changes)
+
+
+def go(folder: Path, n_bars: int = N_BARS, stop_at: int | None = None, **changes: Any) -> dict[str, Any]:
+    """Run; `stop_at` asks for an orderly end after so many bars of this process."""
+    seen = {"bars": 0}
+
+    def on_progress(progress: Progress) -> None:
+        seen["bars"] += 1
+
+    return run(
+        WalkFeed(SEED, n_bars),
+        settings_of(folder, **changes),
+        on_progress,
+        lambda: stop_at is not None and seen["bars"] >= stop_at,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any], Path]:
+    """(summary, content, folder) of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    summary = go(folder)
+    return summary, content(folder), folder
+
+
+def test_the_small_market_trades_and_balances(whole: tuple[dict[str, Any], dict[str, Any], Path]) -> None:
+    summary, found, folder = whole
+    assert summary["bars"] == N_BARS
+    assert summary["scans"] == found["bars"] == len(found["scans"]) == N_BARS - 751
+    assert summary["trades"] >= 3
+    assert summary["ledger_balanced"]
+    assert summary["decisions_sha256"] == found["decisions_sha256"]
+    assert len(found["days"]) == 1
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert json.loads((folder / "settings.json").read_text())["set"] == "gold"
+    assert (folder / "trades.csv").read_text().count("\n") == summary["trades"] + 1
+
+
+def test_a_run_is_the_same_twice_and_another_market_is_not(
+    whole: tuple[dict[str, Any], dict[str, Any], Path], tmp_path: Path
+) -> None:
+    go(tmp_path / "again")
+    assert content(tmp_path / "again") == whole[1]
+    other = run(WalkFeed(SEED + 1, N_BARS), settings_of(tmp_path / "other"))
+    assert other["decisions_sha256"] != whole[0]["decisions_sha256"]
+
+
+@pytest.mark.parametrize("stop_at", [1, 700, 752, 900, N_BARS])
+def test_a_run_that_was_stopped_goes_on_to_the_same_end(
+    stop_at: int, whole: tuple[dict[str, Any], dict[str, Any], Path], tmp_path: Path
+) -> None:
+    first = go(tmp_path / "run", stop_at=stop_at)
+    assert first["interrupted"]
+    assert first["ledger_balanced"]
+    assert first["bars"] == stop_at
+    second = go(tmp_path / "run", resume=True)
+    assert not second["interrupted"]
+    assert second["bars"] == N_BARS
+    assert content(tmp_path / "run") == whole[1]
+
+
+def test_a_resume_at_the_limit_adds_no_bar(
+    whole: tuple[dict[str, Any], dict[str, Any], Path], tmp_path: Path
+) -> None:
+    first = go(tmp_path / "run", limit_bars=1000)
+    once = content(tmp_path / "run")
+    assert first["bars"] == 1000
+    again = go(tmp_path / "run", limit_bars=1000, resume=True)
+    assert again["decisions_sha256"] == first["decisions_sha256"]
+    assert content(tmp_path / "run") == once
+    go(tmp_path / "run", resume=True)
+    assert content(tmp_path / "run") == whole[1]
+
+
+@pytest.mark.parametrize("lost", ["some", "newest", "truncated", "all", "ring", "all and ring"])
+def test_lost_files_are_made_again(
+    lost: str, whole: tuple[dict[str, Any], dict[str, Any], Path], tmp_path: Path
+) -> None:
+    """What a power cut, or a person who needed space, can do to a folder that the journal outlived."""
+    folder = tmp_path / "run"
+    go(folder, stop_at=1000)
+    journal = Journal.open(folder / "journal.db")
+    with journal.transaction():
+        journal._db.execute("DELETE FROM snapshots")
+    journal.close()
+    files = sorted(folder.glob("arrow_scans/*/*.arrow"))
+    if lost == "some":
+        for path in files[100:140:3]:
+            path.unlink()
+    if lost == "newest":
+        files[-1].unlink()
+    if lost == "truncated":
+        files[-1].write_bytes(files[-1].read_bytes()[:200])
+    if "all" in lost:
+        shutil.rmtree(folder / "arrow_scans")
+    if "ring" in lost:
+        (folder / "price_ring.bin").unlink()
+    go(folder, resume=True)
+    shutil.rmtree(folder / "quarantine", ignore_errors=True)
+    assert content(folder) == whole[1]
+
+
+def test_lost_scans_of_a_feed_without_end_are_told(tmp_path: Path) -> None:
+    pipeline = ScanPipeline(WalkFeed(SEED, 800), tmp_path, "float64")
+    numbers = [scan.scan_number for scan in pipeline.scans() if scan is not None]
+    assert numbers == list(range(1, 50))
+    pipeline.close()
+    sorted(tmp_path.glob("arrow_scans/*/*.arrow"))[-1].unlink()
+    with pytest.raises(StoreError, match=r"is not in .*arrow_scans, and walk 3 cannot be read again"):
+        ScanPipeline(WalkFeed(SEED, 800, endless=True), tmp_path, "float64")
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "another set": (
+        {"set_name": "champion", "params": NAMED_SETS["champion"]},
+        "set 'gold', now it is 'champion'",
+    ),
+    "another parameter": (
+        {"params": replace(NAMED_SETS["gold"], max_leverage=7.0)},
+        "set_hash '.*', now it is",
+    ),
+    "another deployment": ({"deployment": "GREEN"}, "deployment 'BLUE', now it is 'GREEN'"),
+    "another gate": ({"vol_threshold": 0.5}, "vol_threshold '0.00026414', now it is '0.5'"),
+    "another posture": ({"posture_when_unknown": 3}, "posture_when_unknown 'APEX', now it is 'HIBERNATE'"),
+    "another spectrum": ({"scan_path": "fast"}, "spectrum 'float64', now it is 'certified'"),
+    "another feed": ({"feed_name": "recorded"}, "feed 'walk', now it is 'recorded'"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(REFUSED))
+def test_a_resume_with_other_settings_names_the_first_that_differs(case: str, tmp_path: Path) -> None:
+    go(tmp_path / "run", n_bars=760)
+    before = content(tmp_path / "run")
+    changes, words = REFUSED[case]
+    with pytest.raises(ConfigError, match=f"was run with {words}.*resume with the same settings") as caught:
+        go(tmp_path / "run", n_bars=760, resume=True, **changes)
+    assert "\n" not in str(caught.value)
+    assert content(tmp_path / "run") == before
+
+
+def test_a_resume_on_another_market_is_refused(tmp_path: Path) -> None:
+    go(tmp_path / "run", n_bars=760)
+    with pytest.raises(ConfigError, match="was run with source 'walk 3', now it is 'walk 4'"):
+        run(WalkFeed(4, 760), settings_of(tmp_path / "run", resume=True))
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    go(tmp_path / "run", n_bars=760)
+    with pytest.raises(StoreError, match="a run is here already; add --resume"):
+        go(tmp_path / "run", n_bars=760)
+    (tmp_path / "run" / "journal.db").unlink()
+    with pytest.raises(StoreError, match="holds scans of another run"):
+        go(tmp_path / "run", n_bars=760)
+
+
+def test_scans_without_a_journal_are_decided_on_a_resume(
+    whole: tuple[dict[str, Any], dict[str, Any], Path], tmp_path: Path
+) -> None:
+    """The process died after scans were stored, or `dolphin scan` made them before."""
+    folder = tmp_path / "run"
+    pipeline = ScanPipeline(WalkFeed(SEED, 900), folder, "float64")
+    for _ in pipeline.scans():
+        pass
+    pipeline.close()
+    go(folder, resume=True)
+    assert content(folder) == whole[1]
+
+
+def test_a_failing_journal_ends_the_run_and_a_resume_completes_it(
+    whole: tuple[dict[str, Any], dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = Journal.add_decision
+
+    def full(self, decision, *values) -> None:
+        if decision.bar_idx == 123:
+            raise StoreError("the disk is full; free some space, then resume")
+        add(self, decision, *values)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "add_decision", full)
+        with pytest.raises(StoreError, match="the disk is full"):
+            go(tmp_path / "run")
+    journal = Journal.read_only(tmp_path / "run" / "journal.db")
+    assert journal.last_bar() == 122
+    journal.close()
+    go(tmp_path / "run", resume=True)
+    assert content(tmp_path / "run") == whole[1]
+
+
+def test_results_that_cannot_be_written_are_one_line_and_a_resume_writes_them(
+    whole: tuple[dict[str, Any], dict[str, Any], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    (folder / "summary.json").mkdir(parents=True)
+    with pytest.raises(StoreError, match=r"summary.json: cannot be written .* --resume"):
+        go(folder)
+    journal = Journal.read_only(folder / "journal.db")
+    assert journal.meta()["status"] == "running"
+    journal.close()
+    (folder / "summary.json").rmdir()
+    go(folder, resume=True)
+    assert content(folder) == whole[1]
+
+
+def test_prices_come_from_the_stored_scans(whole: tuple[dict[str, Any], dict[str, Any], Path]) -> None:
+    folder = whole[2]
+    pipeline = ScanPipeline(WalkFeed(SEED, 0), folder, "float64")
+    price_of = prices_from_store(pipeline.store)
+    journal = Journal.read_only(folder / "journal.db")
+    result = audit(journal, NAMED_SETS["gold"], price_of)
+    assert result.balanced
+    assert result.prices_checked == 2 * result.trades > 0
+    assert price_of(10**9, "BTCUSDT") is None
+    assert price_of(1, "NOTHING") is None
+    journal.close()
+    pipeline.close()
+
+
+# through the command line
+
+
+@pytest.fixture
+def panel(tmp_path: Path) -> Path:
+    return write_panel(tmp_path / "walk.parquet", SEED, N_BARS)
+
+
+def words_of(panel: Path, folder: Path, *more: str) -> list[str]:
+    return ["run", "--feed", "recorded", str(panel), "--spectrum", "float64", "--assets", "5",
+            "--out", str(folder), "--no-report", *more]  # fmt: skip
+
+
+def test_the_command_decides_as_the_service_does(
+    whole: tuple[dict[str, Any], dict[str, Any], Path], panel: Path, tmp_path: Path, capsys
+) -> None:
+    assert main(words_of(panel, tmp_path / "run", "--json")) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["decisions_sha256"] == whole[0]["decisions_sha256"]
+    assert main(["audit", str(tmp_path / "run")]) == 0
+    assert "balanced: every cash flow is proved" in capsys.readouterr().out
+
+
+def test_a_violated_invariant_is_in_the_exit_code_the_summary_and_the_audit(
+    panel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    follow = Session._follow
+
+    def wrong(self, decision):
+        trade = follow(self, decision)
+        if trade is not None and trade.trade_id.endswith("000002"):
+            trade = msgspec.structs.replace(trade, net=trade.net + 0.01)
+        return trade
+
+    monkeypatch.setattr(Session, "_follow", wrong)
+    assert main(words_of(panel, tmp_path / "run", "--json")) == 1
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["halted"]
+    assert not summary["ledger_balanced"]
+    assert not summary["open_position"]
+    assert summary["counts"]["invariants_violated"] == 1
+    assert summary["trades"] == 1
+    assert main(["audit", str(tmp_path / "run")]) == 1
+    told = capsys.readouterr().out
+    assert "violated during the run: trade BLUE-" in told
+    assert "an exit without a booked trade" in told
+    journal = Journal.read_only(tmp_path / "run" / "journal.db")
+    assert sum(d.action == ACTION_EXIT for d in journal.decisions()) == 2
+    journal.close()
+
+
+def test_the_audit_answers_while_the_run_goes_on(panel: Path, tmp_path: Path, capsys) -> None:
+    """It sees whole bars up to the instant at which it looked."""
+    folder = tmp_path / "run"
+    codes: list[int] = []
+
+    def on_progress(progress: Progress) -> None:
+        if progress.bars in (800, 950):
+            codes.append(main(["audit", str(folder), "--json"]))
+
+    run(WalkFeed(SEED, N_BARS), settings_of(folder), on_progress)
+    assert codes == [0, 0]
+    first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (first["bars"], second["bars"]) == (49, 199)
+    assert content(folder)["status"] == "finished"
+
+
+def test_two_writers_of_one_folder_are_refused(tmp_path: Path, panel: Path, capsys) -> None:
+    folder = tmp_path / "run"
+    codes: list[int] = []
+
+    def on_progress(progress: Progress) -> None:
+        if progress.bars == 800:
+            codes.append(main(words_of(panel, folder, "--resume")))
+
+    run(WalkFeed(SEED, 810), settings_of(folder), on_progress)
+    assert codes == [1]
+    assert "another process writes this run" in capsys.readouterr().err
+
+
+def test_stored_scans_hold_what_the_digest_cannot(whole: tuple[dict[str, Any], dict[str, Any], Path]) -> None:
+    """The content that the tests compare covers every file; an empty one would compare equal to anything."""
+    assert len(set(whole[1]["scans"].values())) == len(whole[1]["scans"])
+    assert hashlib.sha256(b"").hexdigest() not in whole[1]["scans"].values()
