@@ -15,7 +15,7 @@ import numpy as np
 from dolphin.domain.bar import FloatArray
 from dolphin.domain.scan import OUTCOME_CLUSTERED, OUTCOME_OK, OUTCOME_ZERO_VARIANCE
 from dolphin.scan.digits import R_DIGITS, S_DIGITS, U_DIGITS
-from dolphin.scan.moments import MATRIX_DIGITS, Moments, covariance_digits
+from dolphin.scan.moments import MATRIX_DIGITS, Moments, principal_part
 from dolphin.scan.oracle import covariance_matrix, solve_matrix
 from dolphin.scan.solution import UnitVector, WindowSolution, digits_ball, identity_solution
 from dolphin.scan.spectrum import (
@@ -126,9 +126,11 @@ class FastSolver:
     def _without_idle(self, k: int) -> WindowSolution:
         """Zero-variance rule: solve on the assets with variance; the others add eigenvalues 1 and components
         0.
+
+        `solve_window` has left M and Mf of the window in the scratch, untouched where it refuses for this
+        reason.
         """
         t, n = self._scratch, self.n_assets
-        covariance_digits(self.moments.G[k], self.moments.g[k], self.windows[k], t.M, t.Mf)
         idle = np.diagonal(t.Mf) == 0.0
         active = np.flatnonzero(~idle)
         zero = tuple(np.flatnonzero(idle).tolist())
@@ -136,15 +138,14 @@ class FastSolver:
         if m < 2:
             return identity_solution(n, zero, OUTCOME_CLUSTERED, OUTCOME_ZERO_VARIANCE)
         part = _Scratch(m)
-        part.M[:] = t.M[np.ix_(active, active)]
-        part.Mf[:] = t.Mf[np.ix_(active, active)]
+        principal_part(t.M, t.Mf, active, part.M, part.Mf)
         U = np.empty((m, U_DIGITS), np.int64)
         lam = np.empty(U_DIGITS, np.int64)
         x = self._start[k][active]
         for cold in (False, True):
             if cold:
                 x = _cold_start(part.Cf)
-                part.M[:] = t.M[np.ix_(active, active)]
+                principal_part(t.M, t.Mf, active, part.M, part.Mf)  # the first attempt may have folded M
             status = dominant_pair(
                 part.M,
                 part.Mf,

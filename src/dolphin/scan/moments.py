@@ -14,7 +14,7 @@ so that sum R_i R_j = A * 2**106 + B * 2**53 + D.
    2**53 < 2**63.
 3. M = n * G - g g^T is an integer matrix with |M_ij| < 2**232 (|n sum R_i R_j| <= 750**2 * 2**212).
 
-Entry points: `to_fixed`, `moments_update`, `covariance_digits`; `Moments` owns the arrays.
+Entry points: `to_fixed`, `moments_update`, `covariance_digits`, `principal_part`; `Moments` owns the arrays.
 """
 
 from __future__ import annotations
@@ -215,6 +215,20 @@ def covariance_digits(G: IntArray, g: IntArray, n: int, M: IntArray, Mf: FloatAr
             Mf[i, j] = f
             Mf[j, i] = f
             p += 1
+
+
+@kernel
+def principal_part(M: IntArray, Mf: FloatArray, active: IntArray, part: IntArray, part_f: FloatArray) -> None:
+    """part = M and part_f = Mf on the rows and columns `active`.
+
+    M : (n, n, 5), Mf : (n, n), active : (m,) increasing; part : (m, m, 5), part_f : (m, m), written.
+    """
+    m = active.shape[0]
+    for i in range(m):
+        for j in range(m):
+            for k in range(MATRIX_DIGITS):
+                part[i, j, k] = M[active[i], active[j], k]
+            part_f[i, j] = Mf[active[i], active[j]]
 
 
 class Moments:

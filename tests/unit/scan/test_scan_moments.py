@@ -11,7 +11,7 @@ from scan_textbook import covariance, integers
 from dolphin.domain.errors import DataError
 from dolphin.kernel import plain
 from dolphin.scan import moments as mo
-from dolphin.scan.moments import Moments, covariance_digits, moments_update, to_fixed
+from dolphin.scan.moments import Moments, covariance_digits, moments_update, principal_part, to_fixed
 from dolphin.scan.oracle import FlintMoments, covariance_matrix, return_integer
 
 
@@ -127,6 +127,11 @@ def test_plain_form_gives_the_same_bits():
     plain(covariance_digits)(compiled.G[1], compiled.g[1], 7, B, Bf)
     assert np.array_equal(A, B)
     assert np.array_equal(Af.view(np.int64), Bf.view(np.int64))
+    for form in (principal_part, plain(principal_part)):
+        part, part_f = np.zeros((2, 2, 5), np.int64), np.zeros((2, 2))
+        form(A, Af, np.array([0, 2]), part, part_f)
+        assert np.array_equal(part, A[np.ix_([0, 2], [0, 2])])
+        assert np.array_equal(part_f, Af[np.ix_([0, 2], [0, 2])])
 
 
 @pytest.mark.parametrize("n", [0, mo.N_ASSETS_MAX + 1])

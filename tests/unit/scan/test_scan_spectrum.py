@@ -165,6 +165,39 @@ def test_zero_variance_asset_is_named_and_removed():
         ctx.prec = 53
 
 
+def test_idle_assets_stay_on_the_kernels(monkeypatch):
+    """A pegged asset, flat in the short window only, and one that never moves: no window needs the oracle."""
+    rng = np.random.default_rng(12)
+    returns = np.insert(family("market", 60, 9), 4, 0.0, axis=1)
+    returns[:, 7] = 0.0
+    returns[5:45:4, 7] = rng.choice([-1e-4, 1e-4], 10)
+    solver = FastSolver(10, (12, 40))
+    asked = []
+    oracle_answer = solver.slow
+    monkeypatch.setattr(solver, "slow", lambda k: asked.append(k))
+    named = []
+    for t, row in enumerate(returns):
+        solver.push(exact(row))
+        if t >= 40:
+            pair = [solver.solve(k) for k in range(2)]
+            named.append(tuple(s.zero_variance for s in pair))
+            for k, solution in enumerate(pair):
+                assert published(solution) == published(oracle_answer(k))
+    assert set(named) == {((4,), (4,)), ((4, 7), (4,))}
+    assert asked == []
+
+
+def test_followed_wrong_eigenvector_among_idle_assets_starts_anew():
+    returns = family("zero", 60, 10)
+    solver = solver_of(returns)
+    first = published(solver.solve(0))
+    lam, vectors = np.linalg.eigh(np.corrcoef(returns[:, [i for i in range(10) if i != 3]].T))
+    for k in range(8):
+        solver._start[0][[i for i in range(10) if i != 3]] = vectors[:, k]
+        assert published(solver.solve(0)) == first
+    assert lam[-1] == pytest.approx(first[1])
+
+
 @pytest.mark.parametrize(("kind", "fold"), [("two_blocks_exact", 2), ("three_blocks_exact", 3)])
 def test_exactly_multiple_eigenvalue_is_clustered(kind, fold):
     returns = family(kind, 72, 12)
