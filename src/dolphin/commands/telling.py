@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dolphin.commands.shared import change, figure, money, plural, price, say, share, tell
 from dolphin.domain.clock import iso_from_ns
 from dolphin.domain.codes import ACTION_ENTER, ACTION_EXIT, BOUNDS, BUCKETS, REASONS
+from dolphin.domain.scan import WARMUP_PRICES
 
 if TYPE_CHECKING:
     from dolphin.domain.decision import Decision
@@ -159,6 +160,7 @@ def print_summary(s: dict[str, Any]) -> None:
         "",
         f"{s['set']} ({s['set_hash']}) on {source}",
         f"  scans      {s['scans']:,} of {plural(s['bars'], 'bar')}, {bits}",
+        *([] if s["scans"] else [f"  warm-up    the first scan needs {WARMUP_PRICES} prices"]),
         f"  trades     {s['trades']:,} closed{opened}; entries: {entries}",
         f"  ROI        {change(s['roi'])}; {without}",
         f"  capital    {figure(s['capital'])} USDT, from {figure(start)}: price {money(s['gross'])},",
