@@ -124,7 +124,7 @@ class Journal:
     @classmethod
     def create(cls, path: Path, meta: Mapping[str, str], fsync_every: int = FSYNC_EVERY) -> Journal:
         """A new journal with its settings. Raises StoreError when there is one or it cannot be written."""
-        lock = _locked(path)
+        lock = writer_lock(path)
         try:
             if path.exists():
                 raise StoreError(f"{path}: a journal is here already; resume it or choose another --out")
@@ -140,7 +140,7 @@ class Journal:
         """An existing journal, to write on. Raises DataError when it is none, StoreError when in use."""
         if not path.exists():
             raise DataError(f"{path}: no journal here; expected the folder of a run")
-        lock = _locked(path)
+        lock = writer_lock(path)
         try:
             return cls._opened(path, fsync_every, lock)
         except BaseException:
@@ -447,8 +447,11 @@ class Journal:
         return digest.hexdigest()
 
 
-def _locked(path: Path) -> int:
-    """The writer's lock of a journal, a descriptor to close. Raises StoreError when another holds it."""
+def writer_lock(path: Path) -> int:
+    """The lock of the one writer of a file, a descriptor to close; the kernel takes it back from the dead.
+
+    Raises StoreError when another process holds it, or this one in another place.
+    """
     lock_path = path.with_name(path.name + ".lock")
     with _translated(path, "locked"):
         lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

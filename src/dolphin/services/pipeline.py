@@ -8,6 +8,7 @@ ring is put aside and a feed with an end is folded again from its start, to the 
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from dolphin.domain.clock import iso_from_ns
 from dolphin.domain.errors import DataError, StoreError
 from dolphin.domain.scan import WARMUP_PRICES, Scan
 from dolphin.domain.symbols import universe_id
+from dolphin.journal.store import require_writable, writer_lock
 from dolphin.market.feed import Feed
 from dolphin.market.price_ring import PriceRing
 from dolphin.market.scan_store import ScanStore
@@ -50,8 +52,20 @@ class ScanPipeline:
         self.bars = 0
         self.events: list[Event] = []
         self._lasting: set[tuple[str, str, int | None]] = set()
-        self._ring = PriceRing(root / RING_FILE, row_bytes(len(feed.symbols)), universe_id(feed.symbols))
         self._path: ScanPath = path
+        require_writable(root)
+        # One writer a store: two scanners would give one number to two scans.
+        self._lock = writer_lock(root / RING_FILE)
+        try:
+            self._open_ring(root)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _open_ring(self, root: Path) -> None:
+        """Take the ring up where an earlier process stopped."""
+        feed, path = self.feed, self._path
+        self._ring = PriceRing(root / RING_FILE, row_bytes(len(feed.symbols)), universe_id(feed.symbols))
         rows = [decode_row(row) for row in self._ring.rows()]
         self.scanner = (
             Scanner.restore(feed.symbols, rows, path=path) if rows else Scanner(feed.symbols, path=path)
@@ -151,6 +165,9 @@ class ScanPipeline:
         """Release files."""
         self._ring.close()
         self.feed.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
 
 def _sentence(event: ScanEvent) -> str:

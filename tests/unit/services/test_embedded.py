@@ -89,6 +89,21 @@ def test_a_run_is_the_same_twice_and_another_market_is_not(
     assert other["decisions_sha256"] != whole[0]["decisions_sha256"]
 
 
+@pytest.mark.parametrize("n_bars", [752, 801, 990])
+def test_a_shorter_market_gives_a_prefix_of_the_decisions_and_the_scans(
+    n_bars: int, whole: tuple[dict[str, Any], dict[str, Any], Path], tmp_path: Path
+) -> None:
+    """Through feed, scanner, store and trader: nothing that came later reached an earlier bar."""
+    go(tmp_path / "run", n_bars=n_bars)
+    found = content(tmp_path / "run")
+    n_scans = n_bars - 751
+    assert found["bars"] == n_scans
+    assert found["equity"] == whole[1]["equity"][:n_scans]
+    assert found["scans"].items() <= whole[1]["scans"].items()
+    decided = [list(Journal.read_only(f / "journal.db").canonicals()) for f in (tmp_path / "run", whole[2])]
+    assert decided[0] == decided[1][:n_scans]
+
+
 @pytest.mark.parametrize("stop_at", [1, 700, 752, 900, N_BARS])
 def test_a_run_that_was_stopped_goes_on_to_the_same_end(
     stop_at: int, whole: tuple[dict[str, Any], dict[str, Any], Path], tmp_path: Path
@@ -152,6 +167,16 @@ def test_lost_scans_of_a_feed_without_end_are_told(tmp_path: Path) -> None:
     sorted(tmp_path.glob("arrow_scans/*/*.arrow"))[-1].unlink()
     with pytest.raises(StoreError, match=r"is not in .*arrow_scans, and walk 3 cannot be read again"):
         ScanPipeline(WalkFeed(SEED, 800, endless=True), tmp_path, "float64")
+
+
+def test_a_store_has_one_scanner(tmp_path: Path) -> None:
+    """Two would give one number to two scans."""
+    first = ScanPipeline(WalkFeed(SEED, 10), tmp_path, "float64")
+    with pytest.raises(StoreError, match="another process writes this run"):
+        ScanPipeline(WalkFeed(SEED, 10), tmp_path, "float64")
+    first.close()
+    first.close()
+    ScanPipeline(WalkFeed(SEED, 10), tmp_path, "float64").close()
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
