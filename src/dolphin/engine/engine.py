@@ -6,7 +6,7 @@ having stopped, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -55,6 +55,19 @@ class DayResult:
     beta: float
     mc_status: str
     trades: int
+
+
+@dataclass(frozen=True, slots=True)
+class DayBar:
+    """One bar of `process_day`: the arguments of `step_bar`."""
+
+    bar_idx: int
+    vel_div: float
+    prices: FloatArray
+    vol_regime_ok: bool
+    v50_velocity: float
+    v750_velocity: float
+    timestamp_ns: int = 0
 
 
 class Engine:
@@ -296,6 +309,32 @@ class Engine:
                 raise InvariantError(
                     f"step_bar: bar {bar_idx}: {name} has shape {array.shape}, expected {shape}"
                 )
+
+    def process_day(
+        self,
+        date: str,
+        posture: int,
+        bars: Iterable[DayBar],
+        *,
+        boost: float = 1.0,
+        beta: float = 0.0,
+        mc_status: int = MC_ABSENT,
+    ) -> tuple[list[Decision], DayResult]:
+        """begin_day, step_bar for each bar, end_day; never called live, where a day is open while it happens."""
+        self.begin_day(date, posture, self.params.direction, boost=boost, beta=beta, mc_status=mc_status)
+        decisions = [
+            self.step_bar(
+                bar.bar_idx,
+                bar.vel_div,
+                bar.prices,
+                bar.vol_regime_ok,
+                bar.v50_velocity,
+                bar.v750_velocity,
+                timestamp_ns=bar.timestamp_ns,
+            )
+            for bar in bars
+        ]
+        return decisions, self.end_day()
 
     def _decision(
         self, bar_idx: int, timestamp_ns: int, scan_number: int, bar: st.BarInput, books_label: str

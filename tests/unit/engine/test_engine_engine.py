@@ -15,7 +15,7 @@ from dolphin.domain import codes
 from dolphin.domain.decision import Decision
 from dolphin.domain.errors import InvariantError
 from dolphin.domain.params import CHAMPION, GOLD, ParameterSet
-from dolphin.engine.engine import Engine, Snapshot
+from dolphin.engine.engine import DayBar, Engine, Snapshot
 from dolphin.engine.state import Books, EngineOptions
 
 #: One asset, no selection, no warm-up: every bar with a signal enters.
@@ -375,3 +375,24 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(
     with pytest.raises(InvariantError, match=message):
         fresh.restore(msgspec.structs.replace(saved, **change(saved)))
     assert fresh.state() == before
+
+
+def test_a_processed_day_is_its_bars_stepped_one_by_one() -> None:
+    vel_divs = (CALM, SIGNAL, CALM, SIGNAL, CALM)
+    prices = (100.0, 100.0, 99.5, 98.9, 98.0)
+    day = [
+        DayBar(i, vel_div, np.array([price]), True, 0.0, 0.0, timestamp_ns=i + 1)
+        for i, (vel_div, price) in enumerate(zip(vel_divs, prices, strict=True))
+    ]
+    whole = Engine(EAGER, ("BTCUSDT",), draws_of(42, 8))
+    decisions, result = whole.process_day("2021-04-02", codes.APEX, day, boost=1.2, beta=0.3)
+    single = Engine(EAGER, ("BTCUSDT",), draws_of(42, 8))
+    single.begin_day("2021-04-02", codes.APEX, EAGER.direction, boost=1.2, beta=0.3)
+    stepped = [
+        single.step_bar(d.bar_idx, d.vel_div, d.prices, True, 0.0, 0.0, timestamp_ns=d.timestamp_ns)
+        for d in day
+    ]
+    assert [d.canonical() for d in decisions] == [d.canonical() for d in stepped]
+    assert result == single.end_day()
+    assert result.trades == 1
+    assert whole.day == ""
