@@ -24,6 +24,7 @@ talks to nobody outside this machine.
 
 DISK_FREE_MIN_GB = 2.0
 CLOCK_SKEW_MAX_S = 2.0
+PORTS = (("grid port", 5701), ("scheduler port", 4200))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,7 @@ def _folder(out: Path) -> Iterator[Check]:
 
 
 def _ports() -> Iterator[Check]:
-    for name, port in (("grid port", 5701), ("scheduler port", 4200)):
+    for name, port in PORTS:
         with socket.socket() as probe:
             probe.settimeout(0.2)
             open_ = probe.connect_ex(("127.0.0.1", port)) == 0
