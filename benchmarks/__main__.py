@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-NAMES = ("scan", "latency", "grid")
+NAMES = ("scan", "latency", "grid", "startup")
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 for name in NAMES:

@@ -175,7 +175,8 @@ def print_summary(s: dict[str, Any]) -> None:
     if s["report"]:
         lines.append(f"  report     {s['report']}")
     balance = "balances to 1e-8 USDT" if s["ledger_balanced"] else "DOES NOT BALANCE"
-    lines.append(f"  ledger     {balance}; `dolphin audit {s['folder']}` proves every row")
+    verb = "proves every row" if s["ledger_balanced"] else "names the rows"
+    lines.append(f"  ledger     {balance}; `dolphin audit {s['folder']}` {verb}")
     if s["halted"]:
         lines.append("  HALTED     an invariant was violated: no entries since; see the audit")
     lines += [f"  took       {s['wall_s']:.1f} s", "  Paper: fills are modelled, no order left this machine."]
