@@ -320,7 +320,7 @@ class Engine:
         beta: float = 0.0,
         mc_status: int = MC_ABSENT,
     ) -> tuple[list[Decision], DayResult]:
-        """begin_day, step_bar for each bar, end_day; never called live, where a day is open while it happens."""
+        """begin_day, step_bar for each bar, end_day; not for a live day, which is open while it happens."""
         self.begin_day(date, posture, self.params.direction, boost=boost, beta=beta, mc_status=mc_status)
         decisions = [
             self.step_bar(
