@@ -168,6 +168,13 @@ def test_books_bend_the_limits(inputs: tuple, expected: tuple[float, float, int]
     assert duress(pnl, 0.01, 1.0, 101, cascade, regime, eff, withdrawal) == expected
 
 
+def test_holds_are_exact_shares_of_the_original_one() -> None:
+    assert duress(-0.1, 0.01, 1.0, 1000, 1, 0, 0.0, 0.0)[2] == 500
+    assert duress(-0.1, 0.01, 1.0, 1000, 0, 1, -0.2, 0.0)[2] == 400
+    assert duress(-0.1, 0.01, 1.0, 1000, 0, -1, 0.2, 0.0)[2] == 1500
+    assert duress(-0.1, 0.01, 1.0, 1000, 0, -1, 0.2, -0.3)[2] == 400
+
+
 def test_a_shorter_hold_is_never_lengthened_by_withdrawal() -> None:
     """int(1 x 0.40) = 0 is below 1: the shortest of the two, whatever the rounding."""
     assert duress(-0.1, 0.01, 1.0, 1, 0, 0, 0.0, -0.5)[2] == 0
