@@ -2,8 +2,8 @@
 
     python -m benchmarks.startup [--rounds 20] [--json]
 
-Every figure is the median wall time of a process of its own; rounds of all commands are interleaved, so that a
-machine that slows down slows all. Baseline: `python -c pass`, which every Python program pays.
+Every figure is the median wall time of a process of its own; rounds of all commands are interleaved, so that
+a machine that slows down slows all. Baseline: `python -c pass`, which every Python program pays.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 from collections.abc import Mapping
 from itertools import zip_longest
 from pathlib import Path
@@ -72,8 +73,11 @@ def _readable(decision: Decision) -> dict[str, Any]:
         ("bucket", codes.BUCKETS),
     ):
         values[name] = words[values[name]]
-    # JSON has no word for what is not a number.
-    values = {name: None if value != value else value for name, value in values.items()}
+    # JSON has no word for what is no finite number.
+    values = {
+        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }
     return {**values, "time": iso_from_ns(decision.timestamp_ns)}
 
 
@@ -119,8 +123,9 @@ def _settings(a: Mapping[str, str], b: Mapping[str, str]) -> dict[str, tuple[Any
     """Recorded settings in which the two runs differ; parameters one by one."""
     found: dict[str, tuple[Any, Any]] = {}
     for key in _SETTINGS:
-        if a.get(key) != b.get(key):
-            found[key] = (a.get(key), b.get(key))
+        # A scan cache does not know how its scans were computed, so a backtest records no spectrum.
+        if key in a and key in b and a[key] != b[key]:
+            found[key] = (a[key], b[key])
     x, y = (json.loads(meta.get("parameters", "{}")) for meta in (a, b))
     for key in sorted(x.keys() | y.keys()):
         if x.get(key) != y.get(key):
@@ -134,14 +139,18 @@ def _short(value: Any) -> str:
 
 
 def _table(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
-    """Both sides, what was decided first; attributes that are zero on both sides are left out."""
+    """Both sides, what was decided first; attributes that are zero on both sides are left out.
+
+    Where only one side has decided, there is nothing to mark as different.
+    """
     names = list(a or b)
     width = max(len(name) for name in names)
     tell(f"  {'':{width}}  {'A':>27}  {'B':>27}")
     order = [*_DECIDED, *_LANES]
     for name in [*order, *(n for n in names if n not in order)]:
         x, y = a.get(name, ""), b.get(name, "")
-        if name in order or x != y or x not in _NOTHING:
+        differ = bool(a and b) and x != y
+        if name in order or differ or (x or y) not in _NOTHING:
             # The time's nanoseconds stand in timestamp_ns.
             shown = [str(v)[:19] + "Z" if name == "time" and v else str(v) for v in (x, y)]
-            tell(f"{'≠' if x != y else ' '} {name:{width}}  {shown[0]:>27}  {shown[1]:>27}")
+            tell(f"{'≠' if differ else ' '} {name:{width}}  {shown[0]:>27}  {shown[1]:>27}")

@@ -128,9 +128,7 @@ def _ports() -> Iterator[Check]:
             probe.settimeout(0.2)
             open_ = probe.connect_ex(("127.0.0.1", port)) == 0
         text = (
-            "something listens on 127.0.0.1"
-            if open_
-            else "nothing listens; the embedded system needs nothing there"
+            "something listens on 127.0.0.1" if open_ else "nothing listens; `dolphin run` does not need it"
         )
         yield Check(name, "ok", f"{port}: {text}")
 

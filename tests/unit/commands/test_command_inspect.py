@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 import socket
@@ -14,7 +15,8 @@ from typing import Any
 import pytest
 from command_line import Baseline, Told, finished, invoke, market, spawn, tree, write_panel
 
-from dolphin.commands import doctor
+from dolphin.commands import diff, doctor
+from dolphin.domain.decision import Decision
 from dolphin.domain.params import GOLD
 from dolphin.market.recorded import RecordedFeed
 
@@ -120,6 +122,8 @@ def test_diff_where_one_run_ends_before_the_other(run: Run, baseline: Baseline, 
     text = invoke("diff", *folders)
     assert text.code == 1
     assert f"equal over the first 149 bars, then only {longer} goes on: {has}" in text.out
+    assert "≠" not in text.out, "where one side has decided nothing there is nothing to compare"
+    assert "  vel_div " in text.out
 
 
 def test_diff_of_a_run_and_its_backtest(run: Run, baseline: Baseline) -> None:
@@ -133,6 +137,12 @@ def test_diff_without_any_decision(run: Run) -> None:
     assert run(None, "b", "--bars", "10").code == 0
     told = invoke("diff", "a", "b")
     assert (told.code, told.out) == (0, "equal: 0 decisions, byte for byte\n")
+
+
+def test_numbers_that_json_lacks_are_text() -> None:
+    told = diff._readable(Decision(bar_idx=1, timestamp_ns=1, ars=math.nan, tp=math.inf))
+    assert (told["ars"], told["tp"], told["sl"]) == ("nan", "inf", 0.0)
+    json.dumps(told, allow_nan=False)
 
 
 # -- config ----------------------------------------------------------------------------------------------
