@@ -252,6 +252,8 @@ def test_a_failing_journal_ends_the_run_and_a_resume_completes_it(
     journal = Journal.read_only(tmp_path / "run" / "journal.db")
     assert journal.last_bar() == 122
     journal.close()
+    stored = len(list((tmp_path / "run").glob("arrow_scans/*/*.arrow")))
+    assert stored == 124, "the run went on after it could not keep a decision"
     go(tmp_path / "run", resume=True)
     assert content(tmp_path / "run") == whole[1]
 
