@@ -4,29 +4,35 @@ It answers where the fast path (`dolphin.scan.spectrum`) refuses, decides whethe
 is the twin that the fast path is compared with. `naive` is the textbook computation in ball arithmetic, for
 checks.
 
-1. Every bound is a ball or a float64 bound with the slack proven in `dolphin.scan.spectrum`.
+1. Every bound is an integer, a ball or a float64 bound with the slack proven in `dolphin.scan.spectrum`.
 2. Clustered means (lambda_1 - lambda_2) <= 2**-30 lambda_1: a property of the data, decided by certified
    eigenvalues of the dominant cluster, so every path agrees. If full precision cannot tell, it is clustered.
+3. flint's precision is one number for the whole process, not one per thread: every function here sets it for
+   its own block and restores it, so two threads must not be in the certified scan (or in other ball
+   arithmetic) at once. A scanner belongs to one thread; processes are independent.
 
 Method for a cluster of k eigenvalues near the top: refine X (n x k) so that R = C X - X B is tiny, B = k x k.
 With Y = X (X^T X)^{-1/2} the eigenvalues of Y^T C Y are those of C within ||R||/sigma_min(X), and no other
-eigenvalue of C is above `mu`, which a float64 Cholesky of mu I - C + l X X^T proves.
+eigenvalue of C is above `mu`, which a float64 Cholesky of mu I - C + l X X^T proves. Inside the block the
+same is done again, magnified (`_top`).
+
+Cost of a cluster, one window, quiet core: 20 ms at 50 assets and 0.6 s at 378 when two eigenvalues meet. It
+grows with n^2 k: a market where nearly all of 50 assets moved exactly once (k = 49) takes 2 s.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from fractions import Fraction
 
 import numpy as np
-from flint import acb_mat, arb, arb_mat, fmpz_mat
+from flint import acb_mat, arb, arb_mat, ctx, fmpz_mat
 
 from dolphin.domain.bar import FloatArray
 from dolphin.domain.errors import InvariantError
 from dolphin.domain.scan import OUTCOME_CLUSTERED, OUTCOME_OK, OUTCOME_ZERO_VARIANCE
 from dolphin.scan.moments import RETURN_BITS
-from dolphin.scan.rounding import bounds, ends, working_precision
+from dolphin.scan.rounding import bounds, working_precision
 from dolphin.scan.solution import Ball, UnitVector, WindowSolution, enclose, identity_solution
 from dolphin.scan.spectrum import CERTIFIED_BITS, CLUSTER_BITS, TARGET_BITS
 
@@ -148,7 +154,7 @@ def solve_matrix(M: fmpz_mat, target_bits: int = TARGET_BITS) -> WindowSolution:
             vector = UnitVector(n, np.array(active, np.int64), angle)
             vector._balls = enclose(raw, active, n, angle)
             return WindowSolution(ok, lam, vector, zero)
-    return _clustered(M, C, values, vectors, target_bits, n, active, zero, ok)
+    return _clustered(M, values, vectors, target_bits, n, active, zero, ok)
 
 
 def _float_correlation(M: fmpz_mat) -> FloatArray:
@@ -254,21 +260,18 @@ def _exponent(x: arb) -> int:
 
 
 def _cluster_size(values: FloatArray) -> int:
-    """How many of the ascending eigenvalues to treat as one dominant cluster, at least 2.
+    """How many of the ascending eigenvalues to treat as one dominant cluster.
 
     The spectrum is cut where the relative distance to the top grows most from one eigenvalue to the next,
     among the places where it is above 1e-7; where there is none, everything is one cluster.
     """
     distance = np.maximum(1.0 - values[::-1] / values[-1], 1e-15)
-    growth = np.where(distance[2:] > 1e-7, distance[2:] / distance[1:-1], 0.0)
-    if not growth.any():
-        return len(values)
-    return int(np.argmax(growth)) + 2
+    growth = np.where(distance[1:] > 1e-7, distance[1:] / distance[:-1], 0.0)
+    return int(np.argmax(growth)) + 1 if growth.any() else len(values)
 
 
 def _clustered(
     M: fmpz_mat,
-    C: FloatArray,
     values: FloatArray,
     vectors: FloatArray,
     target_bits: int,
@@ -278,18 +281,11 @@ def _clustered(
     ok: str,
 ) -> WindowSolution:
     """lambda_1 by a certified invariant subspace, and the decision whether the spectrum is clustered."""
-    n = len(values)
-    k = _cluster_size(values)
-    sizes = [int(M[i, i]).bit_length() for i in range(n)]
+    sizes = [int(M[i, i]).bit_length() for i in range(len(values))]
     scale_bits = max(sizes) - min(sizes)
     bits = 2 * target_bits + 128 + scale_bits
     with working_precision(bits):
-        mu = arb(_bound_of_the_rest(C, values, vectors, k))
-        block, radius = _invariant_block(M, values, vectors, k, target_bits + 40)
-        error = arb(0, radius)
-        lam1, lam2, least = (x + error for x in _eigenvalue_bounds(block, k))
-        if not least > mu:
-            raise InvariantError("the dominant cluster is not separated")
+        lam1, lam2 = _top(_ball_correlation(M), target_bits + 40, 2)
         if zero and not lam2 > 1:
             lam2 = lam2.max(arb(1))
         threshold = lam1 * (1 - arb(2) ** -CLUSTER_BITS)
@@ -307,50 +303,126 @@ def _clustered(
         return WindowSolution(ok, lam, vector, zero)
 
 
-def _invariant_block(
-    M: fmpz_mat, values: FloatArray, vectors: FloatArray, k: int, target_bits: int
+def _top(A: arb_mat, target_bits: int, count: int) -> list[arb]:
+    """Enclosures of the `count` (1 or 2) largest eigenvalues, largest first, about 2**-target_bits wide.
+
+    A : symmetric, its largest eigenvalue at least 1, at least `count` rows.
+
+    The dominant cluster is cut off as a block of its own. The mean of a block is taken out and what is left
+    is blown up to norm 1, so that eigenvalues which agree to any number of bits lie apart on some level,
+    where a new cut makes it smaller. It ends with one eigenvalue, or with a block that is scalar to the
+    precision asked for (Weyl).
+    """
+    n = A.nrows()
+    if n == 1:
+        return [A[0, 0]]
+    image = np.array([[float(x) for x in row] for row in A.tolist()])
+    image = (image + image.T) / 2
+    values, vectors = np.linalg.eigh(image)
+    k = _cluster_size(values)
+    if k == n:
+        return _magnified(A, target_bits, count)
+    mu = arb(_bound_of_the_rest(image, values, vectors, k))
+    X, error = _invariant_basis(A, values, vectors, k, target_bits)
+    if k < count:
+        # One eigenvalue, and the largest of the complement: A in an orthonormal basis is block diagonal up to
+        # its coupling, which moves no eigenvalue by more than its norm (Weyl).
+        B = _in_basis(A, _columns(X) + _columns(arb_mat(vectors[:, :-1].tolist())))
+        coupling = arb(0, _frobenius(arb_mat([[B[i, 0]] for i in range(1, n)])))
+        rest = arb_mat([[B[i, j] for j in range(1, n)] for i in range(1, n)])
+        return [B[0, 0] + coupling, _top(rest, target_bits, 1)[0] + coupling]
+    block = _in_basis(A, _columns(X))
+    if not _gershgorin(block) - error > mu:
+        raise InvariantError("the dominant cluster is not separated")
+    return [x + arb(0, error) for x in _magnified(block, target_bits, count)]
+
+
+def _magnified(A: arb_mat, target_bits: int, count: int) -> list[arb]:
+    """`_top` of a block whose eigenvalues lie close together."""
+    n = A.nrows()
+    one = _identity(n)
+    centre = (A.trace() / n).mid()
+    rest = A - one * centre
+    spread = _frobenius(rest)
+    exponent = _exponent(spread)
+    if exponent <= -target_bits:
+        return [centre + arb(0, spread)] * count
+    unit = arb(2) ** exponent
+    # |rest / unit| <= 1: shifted by 2 its eigenvalues lie in [1, 3].
+    return [centre + (x - 2) * unit for x in _top(rest * (1 / unit) + one * 2, target_bits + exponent, count)]
+
+
+def _identity(n: int) -> arb_mat:
+    return arb_mat([[1 if i == j else 0 for j in range(n)] for i in range(n)])
+
+
+def _frobenius(A: arb_mat) -> arb:
+    """An exact upper bound of the Frobenius norm."""
+    return sum((x * x for x in A.entries()), arb(0)).nonnegative_part().sqrt().upper()
+
+
+def _gershgorin(A: arb_mat) -> arb:
+    """A lower bound of the eigenvalues of a symmetric matrix that is nearly diagonal."""
+    n = A.nrows()
+    ends_of_discs = [A[i, i] - sum((abs(A[i, j]) for j in range(n) if j != i), arb(0)) for i in range(n)]
+    least: arb = min((x.lower() for x in ends_of_discs), key=float)
+    return least - abs(least) * arb(2) ** -50  # float(x) orders to 53 bits
+
+
+def _invariant_basis(
+    C: arb_mat, values: FloatArray, vectors: FloatArray, k: int, target_bits: int
 ) -> tuple[arb_mat, arb]:
-    """(Y^T C Y, error) for the top-k invariant subspace, Y orthonormal up to `error`, which bounds all
-    eigenvalues'.
+    """(X, error): X spans nearly the invariant subspace of the top k < n eigenvalues. For an orthonormal Y
+    with the same span the eigenvalues of Y^T C Y lie within `error` of k eigenvalues of C.
     """
     n = len(values)
-    root = [arb(M[i, i]).sqrt() for i in range(n)]
-    C = arb_mat(
-        [[arb(M[i, j]) / (root[i] * root[j]) if i != j else arb(1) for j in range(n)] for i in range(n)]
-    )
     X = arb_mat(vectors[:, -k:].tolist())
-    rest, rest_values = vectors[:, :-k], values[:-k]
-    top = values[-k:]
-    basis = vectors[:, -k:]
+    one = _identity(k)
+    inverse = one
+    rest, rest_values, top = vectors[:, :-k], values[:-k], values[-k:]
+    full, exponent = ctx.prec, 0
     for _ in range(_SWEEPS_MAX):
-        gram = X.transpose() * X
-        B = gram.solve(X.transpose() * (C * X))
-        R = C * X - X * B
-        size = sum((x * x for x in R.entries()), arb(0)).nonnegative_part().sqrt().upper()
-        exponent = _exponent(size)
-        if exponent <= -target_bits or k == n:
-            # sigma_min(X)^2 >= 1 - ||X^T X - I||; float64 start vectors keep it above 0.99.
-            deviation = gram - arb_mat([[1 if i == j else 0 for j in range(k)] for i in range(k)])
-            spread = sum((x * x for x in deviation.entries()), arb(0)).nonnegative_part().sqrt()
-            if not spread < 0.01:
-                raise InvariantError("the cluster's basis is not orthonormal enough")
-            return _orthonormal_block(C, X, k), (size * 2).upper()
-        unit = arb(2) ** exponent
-        scaled = np.array([[float((x / unit).mid()) for x in row] for row in R.tolist()])
+        # Balls are rigorous at any precision: a residual needs what it cancels, the bits of the next
+        # correction and a margin, no more.
+        with working_precision(min(full, 192 - exponent)):
+            # Any B certifies; the best one is (X^T X)^{-1} X^T C X. One Newton step a sweep keeps the inverse
+            # ahead of what the residual needs, for a tenth of what solving costs.
+            gram, image = X.transpose() * X, C * X
+            inverse = (inverse * (one * 2 - gram * inverse)).mid()
+            R = image - X * (inverse * (X.transpose() * image)).mid()
+            size = _frobenius(R)
+            exponent = _exponent(size)
+            if exponent <= -target_bits:
+                # sigma_min(X)^2 >= 1 - ||X^T X - I||; float64 start vectors keep it above 0.99.
+                if not _frobenius(gram - one) < 0.01:
+                    raise InvariantError("the cluster's basis is not orthonormal enough")
+                return X, (size * 2).upper()
+            unit, inverse_unit = arb(2) ** exponent, arb(2) ** -exponent
+            scaled = np.array([[float(x) for x in row] for row in (R * inverse_unit).tolist()])
         # In the float64 basis of the cluster B is diagonal to 1e-15, which is all that a correction needs.
         correction = rest @ ((rest.T @ scaled) / (top[None, :] - rest_values[:, None]))
-        X = arb_mat(
-            [[(X[i, j] + arb(float(correction[i, j])) * unit).mid() for j in range(k)] for i in range(n)]
-        )
-    raise InvariantError(f"the invariant subspace of {basis.shape[1]} vectors did not converge")
+        X = (X + arb_mat(correction.tolist()) * unit).mid()
+    raise InvariantError(f"the invariant subspace of {k} of {n} vectors did not converge")
 
 
-def _orthonormal_block(C: arb_mat, X: arb_mat, k: int) -> arb_mat:
-    """Y^T C Y for Y = X L^{-T}, L L^T = X^T X: symmetric, with the eigenvalues of the restriction of C to
-    span X.
-    """
-    n = X.nrows()
-    columns = [[X[i, j] for i in range(n)] for j in range(k)]
+def _ball_correlation(M: fmpz_mat) -> arb_mat:
+    """C in balls of the working precision, symmetric, ones on the diagonal."""
+    n = M.nrows()
+    inverse = [arb(M[i, i]).rsqrt() for i in range(n)]
+    rows = [[arb(1)] * n for _ in range(n)]
+    for i in range(n):
+        for j in range(i):
+            rows[i][j] = rows[j][i] = arb(M[i, j]) * inverse[i] * inverse[j]
+    return arb_mat(rows)
+
+
+def _columns(X: arb_mat) -> list[list[arb]]:
+    columns: list[list[arb]] = X.transpose().tolist()
+    return columns
+
+
+def _in_basis(C: arb_mat, columns: list[list[arb]]) -> arb_mat:
+    """Y^T C Y, where Y has the columns given, made orthonormal in their order."""
     ortho: list[list[arb]] = []
     for column in columns:
         for other in ortho:
@@ -360,30 +432,6 @@ def _orthonormal_block(C: arb_mat, X: arb_mat, k: int) -> arb_mat:
         ortho.append([a / norm for a in column])
     Y = arb_mat(ortho).transpose()
     return Y.transpose() * C * Y
-
-
-def _eigenvalue_bounds(B: arb_mat, k: int) -> tuple[arb, arb, arb]:
-    """Enclosures of the two largest eigenvalues and of the least one of a symmetric k x k matrix, k >= 2."""
-    # A nearly scalar block is enclosed by Weyl's inequality: acb_mat.eig needs eigenvalues that it can
-    # isolate or clusters that are tight beside their distance to the others.
-    centre = sum((B[i, i] for i in range(k)), arb(0)) / k
-    centre = centre.mid()
-    parts = [B[i, j] - (centre if i == j else 0) for i in range(k) for j in range(k)]
-    spread = sum((x * x for x in parts), arb(0)).nonnegative_part().sqrt().upper()
-    if _exponent(spread / centre) < -520:
-        ball = centre + arb(0, spread)
-        return ball, ball, ball
-    shifted = acb_mat([[B[i, j] - (centre if i == j else 0) for j in range(k)] for i in range(k)])
-    found = [z.real + centre for z in shifted.eig(multiple=True)]
-    lows = sorted((z.lower() for z in found), key=_order)
-    highs = sorted((z.upper() for z in found), key=_order)
-    return lows[-1].union(highs[-1]), lows[-2].union(highs[-2]), lows[0].union(highs[0])
-
-
-def _order(x: arb) -> Fraction:
-    """An exact ball as a rational, for sorting."""
-    low, _, one = ends(x)
-    return Fraction(low, one)
 
 
 def naive(rows: Sequence[Sequence[float]], bits: int = 512) -> arb:

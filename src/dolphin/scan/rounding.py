@@ -19,7 +19,10 @@ from dolphin.domain.errors import InvariantError
 
 @contextmanager
 def working_precision(bits: int) -> Iterator[None]:
-    """Run the block with `bits` of ball arithmetic and restore the former precision."""
+    """Run the block with `bits` of ball arithmetic and restore the former precision.
+
+    The precision belongs to the process, not to the thread: no other thread may do ball arithmetic meanwhile.
+    """
     former = ctx.prec
     ctx.prec = bits
     try:
