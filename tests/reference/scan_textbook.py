@@ -78,7 +78,32 @@ def largest_eigenvalue(M: list[list[int]]) -> arb:
         values = C.eig()
     except ValueError:
         values = C.eig(multiple=True)
-    return max((z.real for z in values), key=lambda z: float(z.mid()))
+    # Balls of a cluster overlap: the largest eigenvalue lies above every lower end and below one upper end.
+    low = max((z.real.lower() for z in values), key=lambda x: float(x.mid()))
+    high = max((z.real.upper() for z in values), key=lambda x: float(x.mid()))
+    return low.union(high)
+
+
+def eigenvalues_above(M: list[list[int]], numerator: int, denominator: int) -> int | None:
+    """How many eigenvalues of the correlation matrix of M exceed numerator / denominator > 0, exactly.
+
+    The signs of the leading minors of numerator Delta - denominator M by Bareiss elimination in integers
+    (Jacobi's rule); None when a minor vanishes. Every asset must have variance.
+    """
+    n = len(M)
+    A = [[(numerator if i == j else 0) * M[i][i] - denominator * M[i][j] for j in range(n)] for i in range(n)]
+    count, previous, sign = 0, 1, 1
+    for k in range(n):
+        pivot = A[k][k]
+        if pivot == 0:
+            return None
+        count += (pivot > 0) != (sign > 0)
+        sign = pivot
+        for i in range(k + 1, n):
+            for j in range(k + 1, n):
+                A[i][j] = (A[i][j] * pivot - A[i][k] * A[k][j]) // previous
+        previous = pivot
+    return count
 
 
 def nearest(ball: arb) -> float:

@@ -16,8 +16,9 @@ Delta^{-1/2} rho.
 1. Residual. Some eigenvalue of C lies within ||r|| / ||v|| of l (C is symmetric). `residual` is exact; its
    float image has absolute error 2**-105 + 2**-51 |rho_i| per component in units of its top digit, the
    factors Delta_ii^{-1/2} have relative error below 2**-49. The computed norm times 1.05, plus sum
-   Delta_ii^{-1/2} 2**-104, therefore bounds ||r|| for n <= 400. ||v|| >= 0.99: the start has norm 1 up to
-   2**-40 and the sweeps move it by less than 2**-10 in all, which is checked.
+   Delta_ii^{-1/2} 2**-104, therefore bounds ||r|| for n <= 400. ||v|| >= 0.99 is measured at the end
+   (`settled`): where the assets' scales differ by 2**40 and more, the 53-bit integers of a correction can
+   lose whole components of v, and v could shrink to nothing with its residual.
 2. Gap. Either lambda_2 <= sqrt(||C||_F^2 - lambda_1^2): the float64 image of C has entries with relative
    error below 2**-48, sums of n^2 <= 160,000 positive terms have relative error below 2e-11, the Rayleigh
    quotient of the float start is below lambda_1 + 1e-12 lambda_1; the slack 1e-10 ||C||_F^2 covers all of it.
@@ -26,7 +27,11 @@ Delta^{-1/2} rho.
    <= 1.01 (n+1)^2 u l, and the rounding of the entries, below (n+2) * 16 u l in norm. e = 8 (n+2)^2 u l is
    more than their sum.
 3. Since all eigenvalues but one are at most mu < l - ||r||/||v||, the one near l is lambda_1, and
-   sin angle(v, v_1) <= ||r|| / ((l - mu) ||v||) (Davis and Kahan, for one vector); 0.99 of the gap is used.
+   sin angle(v, v_1) <= ||r|| / ((l - mu) ||v||) (Davis and Kahan, for one vector); 0.99 of the gap is used,
+   and `settled` measures that the final l is within 0.005 of the gap of the float64 one.
+4. Digits. `add_shifted` needs room above what it adds, so a correction of u that is not below 1, or one of
+   lambda not below 2**9, is refused. The start and at most 30 corrections then keep |u| < 32 and lambda <
+   2**14, far below the 2**63 of the top digit.
 
 Invariants
 1. A status other than 0 is a refusal, never a wrong ball: the caller goes to `dolphin.scan.oracle`.
@@ -73,6 +78,7 @@ STATUS_SLOW = 4
 
 _MATRIX_BITS = 2 * RETURN_BITS
 _SWEEPS_MAX = 30
+_TOP = U_DIGITS - 1
 
 
 @kernel
@@ -85,6 +91,8 @@ def float_start(
     """
     n = Cf.shape[0]
     norm = math.sqrt(dot(x, x))
+    if not (norm > 0.0 and norm < 1e300):
+        return False, 0.0, 0
     for i in range(n):
         x[i] = x[i] / norm
     fresh_tolerance = 1e-14 + 1e-16 * n
@@ -164,6 +172,28 @@ def second_eigenvalue_bound(Cf: FloatArray, lam: float, x: FloatArray, t: FloatA
             return float(mu + slack * lam)
         share = share * 0.25
     return lam
+
+
+@kernel
+def settled(
+    U: IntArray, lam_digits: IntArray, df: FloatArray, su: float, lam: float, separation: float
+) -> bool:
+    """Whether ||v|| >= 0.99 and |l - lam| < 0.005 separation, from the leading digits of u and l.
+
+    U : (n, 12), lam_digits : (12,); df : (n,) float64 Delta^{-1/2}; su : the power of two that scales u; lam
+    : the float64 eigenvalue, separation : its distance to the bound of the second one. Three digits give u_i
+    with an absolute error below 2**-106; twice that is taken off, and the rest loses less than 2**-40.
+    """
+    s1 = 1.1102230246251565e-16  # 2**-53
+    square = 0.0
+    for i in range(U.shape[0]):
+        top = float(U[i, _TOP]) + float(U[i, _TOP - 1]) * s1
+        v = abs(top + float(U[i, _TOP - 2]) * (s1 * s1)) - 2.465190328815662e-32  # 2**-105
+        if v > 0.0:
+            v = v / (df[i] * su)
+            square = square + v * v
+    moved = abs((float(lam_digits[_TOP]) - lam) + float(lam_digits[_TOP - 1]) * s1)
+    return square > 0.985 and moved < 0.005 * separation
 
 
 @kernel
@@ -271,7 +301,6 @@ def dominant_pair(
     sweeps = 0
     bits = 0
     top = 0
-    moved = 0.0
     while True:
         # The next residual is 40 or more bits below the last one: compute the digits around its expected top
         # only. The certificate always rests on an exact one.
@@ -328,8 +357,8 @@ def dominant_pair(
         for i in range(n):
             dx[i] = r[i] - shift_lam * x[i]
         cholesky_solve(R, A, dx, y)
-        step = dot(y, y)
-        moved = moved + math.ldexp(math.sqrt(step) / su, e2) if e2 > -900 else moved
+        if not (dot(y, y) < 1e300 and abs(shift_lam) < 1e300):
+            return STATUS_START
         largest = 0.0
         for i in range(n):
             y[i] = y[i] * df[i]
@@ -338,6 +367,8 @@ def dominant_pair(
                 largest = v
         if largest > 0.0:
             _, ed = math.frexp(largest)
+            if ed + e2 > 0:
+                return STATUS_START
             E = 52 - ed
             shift = FRACTION_BITS + e2 - E
             if shift < 0:
@@ -350,6 +381,8 @@ def dominant_pair(
             if shift // 53 < u_low:
                 u_low = shift // 53
         m, ex = float_digit(shift_lam / su, FRACTION_BITS + e2)
+        if ex > FRACTION_BITS - 44:
+            return STATUS_START
         if ex < 0:
             m = m >> (-ex) if -ex < 63 else 0
             ex = 0
@@ -357,7 +390,7 @@ def dominant_pair(
         add_shifted(lam_digits, one, 1, ex // 53, ex % 53)
         if ex // 53 < lam_low:
             lam_low = ex // 53
-    if not (moved < 9.765625e-4):
+    if not settled(U, lam_digits, df, su, lam, lam - mu):
         return STATUS_START
     info[3] = sweeps
     info[4] = n_factors
