@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,5 +152,6 @@ class Baseline:
         return str(self.summary["decisions_sha256"])
 
 
-def environment(**extra: str) -> Mapping[str, str]:
-    return {**os.environ, **extra}
+def buffered() -> dict[str, str]:
+    """The environment of a user whose Python keeps its output back, as it does into files and pipes."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import finished, invoke, spawn
+from command_line import buffered, finished, invoke, spawn
 
 from dolphin import __version__, cli
 
@@ -164,7 +164,7 @@ def test_a_usage_error_from_deep_inside_points_at_the_help() -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_a_full_disk_behind_stdout_is_told() -> None:
     with open("/dev/full", "w") as full:
-        told = finished(spawn("config", stdout=full))
+        told = finished(spawn("config", stdout=full, env=buffered()))
     assert told.code == 1
     assert told.error == "dolphin config: the output: No space left on device; check disk and permissions"
 
@@ -172,7 +172,7 @@ def test_a_full_disk_behind_stdout_is_told() -> None:
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    told = finished(spawn("config", stdout=writer))
+    told = finished(spawn("config", stdout=writer, env=buffered()))
     os.close(writer)
     assert (told.code, told.err) == (0, "")
 
