@@ -181,7 +181,5 @@ class FastSolver:
 
 
 def _cold_start(Cf: FloatArray) -> FloatArray:
-    if not np.isfinite(Cf).all():
-        return np.ones(len(Cf))
     vector: FloatArray = np.ascontiguousarray(np.linalg.eigh(Cf)[1][:, -1])
     return vector

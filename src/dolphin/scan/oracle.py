@@ -175,8 +175,6 @@ def _bound_of_the_rest(C: FloatArray, values: FloatArray, vectors: FloatArray, k
     n = len(values)
     top = float(values[-1])
     slack = 8.0 * k * (n + 2) ** 2 * 2.0**-53 * top
-    if k >= n:
-        return -1.0
     split = float(values[-k]) - float(values[-k - 1])
     X = vectors[:, -k:]
     deflated = C - (X * values[-k:]) @ X.T
@@ -215,13 +213,10 @@ def _refine(
     lam = _units(float(values[-1]), F)
     correction, exponent = d * v, -scale
     for _ in range(_SWEEPS_MAX):
-        # The correction as integers of 53 bits (more where the assets' scales differ) times 2**shift.
-        drop = math.frexp(float(np.abs(correction).max()))[1] - 53 - spread
-        shift = F + exponent + drop
-        if shift < 0:
-            drop, shift = drop - shift, 0
+        # The correction as integers of 53 bits (more where the assets' scales differ) times a power of 2.
+        drop = max(math.frexp(float(np.abs(correction).max()))[1] - 53 - spread, -F - exponent)
         step = fmpz_mat([[int(x)] for x in np.ldexp(correction, -drop).tolist()])
-        unit = 1 << shift
+        unit = 1 << (F + exponent + drop)
         U, S, W = U + step * unit, S + M * step * unit, W + Delta * step * unit
         rho = [int(x) for x in (S * (1 << F) - W * lam).entries()]
         drop = max(max(abs(x) for x in rho).bit_length() - 60 - spread, 0)
@@ -286,7 +281,7 @@ def _clustered(
     bits = 2 * target_bits + 128 + scale_bits
     with working_precision(bits):
         lam1, lam2 = _top(_ball_correlation(M), target_bits + 40, 2)
-        if zero and not lam2 > 1:
+        if zero:
             lam2 = lam2.max(arb(1))
         threshold = lam1 * (1 - arb(2) ** -CLUSTER_BITS)
         frac = target_bits + 64

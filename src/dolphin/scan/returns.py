@@ -132,8 +132,6 @@ def log_ratios(
         if p < 4.0 * b and b < 4.0 * p:
             q = p / b
         if q > 0.36 and q < 2.72:
-            if q == 1.0:
-                continue
             hi, lo = log_double_double(q, table)
             e = abs(hi) * 8.077935669463161e-28  # 2**-90
             if hi + (lo + e) != hi or hi + (lo - e) != hi:

@@ -5,6 +5,8 @@
    starts, nor on whether the scanner was restored in between.
 3. A bar whose timestamp is not after the last one changes nothing but the count of refusals.
 4. The outcomes of a window are named (`dolphin.domain.scan.OUTCOMES`); what is ambiguous is None.
+5. A scanner belongs to one thread, and no other thread of the process may do ball arithmetic while it works:
+   flint's precision is one for all of them (`dolphin.scan.oracle`).
 
 Entry points: `Scanner`, `Scanner.restore`, `RingRow`.
 """
@@ -200,12 +202,10 @@ class Scanner:
             solver.push(self._returns)
         if not solve or self.bars <= WINDOWS[-1]:
             return
-        if self._solver is not None:
-            certified = self._solver
-            self._certified = tuple(certified.solve(k) for k in range(len(WINDOWS)))
-        elif self._float_solver is not None:
-            plain = self._float_solver
-            self._float = tuple(plain.solve(k) for k in range(len(WINDOWS)))
+        if isinstance(solver, FloatSolver):
+            self._float = tuple(solver.solve(k) for k in range(len(WINDOWS)))
+        else:
+            self._certified = tuple(solver.solve(k) for k in range(len(WINDOWS)))
 
     def _price_events(self, timestamp_ns: int, prices: FloatArray) -> tuple[ScanEvent, ...]:
         if int(self._what.max(initial=0)) < REJECTED:

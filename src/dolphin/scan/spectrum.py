@@ -163,9 +163,7 @@ def second_eigenvalue_bound(Cf: FloatArray, lam: float, x: FloatArray, t: FloatA
     R = np.empty((n, n))
     slack = 8.0 * (n + 2) * (n + 2) * 1.1102230246251565e-16
     share = 0.25
-    for _ in range(14):
-        if share < 4e-9 or share < 4.0 * slack:
-            break
+    while share >= 4e-9 and share >= 4.0 * slack:
         mu = lam * (1.0 - share)
         shifted(Cf, mu, lam, x, A)
         if cholesky(A, R, t):
@@ -299,60 +297,45 @@ def dominant_pair(
     u_low = shift // 53
     xx = dot(x, x)
     sweeps = 0
-    bits = 0
     top = 0
+    full = True
     while True:
         # The next residual is 40 or more bits below the last one: compute the digits around its expected top
         # only. The certificate always rests on an exact one.
         p0 = 0
         p1 = R_DIGITS
-        if sweeps > 0 and bits + 60 < target:
-            p0 = top - 5
-            if p0 < 0:
-                p0 = 0
-            if top + 2 < p1:
-                p1 = top + 2
-        partial = p0 > 0 or p1 < R_DIGITS
+        if not full:
+            p0 = max(top - 5, 0)
+            p1 = min(top + 2, R_DIGITS)
         top = residual(s, w, lam_digits, lam_low, u_low, p0, p1, rho, work)
-        if top < 0:
-            if partial:
-                top = residual(s, w, lam_digits, lam_low, u_low, 0, R_DIGITS, rho, work)
-            if top < 0:
-                # The pair is exact. A radius of 2**-700 is a valid, if idle, bound.
-                info[0] = -700
-                info[1] = -700
-                info[2] = 700
-                break
+        if top < 0 and full:
+            # The pair is exact. A radius of 2**-700 is a valid, if idle, bound.
+            info[0] = -700
+            info[1] = -700
+            info[2] = 700
+            break
         square = 0.0
         for i in range(n):
             r[i] = df[i] * rho[i]
             square = square + r[i] * r[i]
-        rn = math.sqrt(square)
-        bound = (rn * 1.05 + scale_sum * 4.930380657631324e-32) / su
+        bound = (math.sqrt(square) * 1.05 + scale_sum * 4.930380657631324e-32) / su
         e2 = 53 * top - 2 * FRACTION_BITS - _MATRIX_BITS
         _, ex = math.frexp(bound / lam)
         bits = -(ex + e2)
+        if not full and (top < 0 or bits >= target):
+            full = True
+            continue
         if bits >= target:
-            if partial:
-                top = residual(s, w, lam_digits, lam_low, u_low, 0, R_DIGITS, rho, work)
-                square = 0.0
-                for i in range(n):
-                    r[i] = df[i] * rho[i]
-                    square = square + r[i] * r[i]
-                bound = (math.sqrt(square) * 1.05 + scale_sum * 4.930380657631324e-32) / su
-                e2 = 53 * top - 2 * FRACTION_BITS - _MATRIX_BITS
-                _, ex = math.frexp(bound / lam)
-                bits = -(ex + e2)
-            if bits >= target:
-                _, ex = math.frexp(bound * 1.02)
-                info[0] = ex + e2
-                _, ex = math.frexp(bound * 1.02 / gap)
-                info[1] = ex + e2
-                info[2] = bits
-                break
+            _, ex = math.frexp(bound * 1.02)
+            info[0] = ex + e2
+            _, ex = math.frexp(bound * 1.02 / gap)
+            info[1] = ex + e2
+            info[2] = bits
+            break
         if sweeps >= _SWEEPS_MAX:
             return STATUS_SLOW
         sweeps += 1
+        full = bits + 60 >= target
         shift_lam = dot(x, r) / xx
         for i in range(n):
             dx[i] = r[i] - shift_lam * x[i]

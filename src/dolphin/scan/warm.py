@@ -21,13 +21,13 @@ def warm() -> None:
     prices, base = np.array([1.25, 1.0, 3.0]), np.array([1.0, 1.0, 2.0])
     bar_returns(prices, base, np.zeros(3, np.int64), np.zeros(3), np.zeros(3, np.int64))
     for idle in (False, True):
-        solver = FastSolver(3, (3,))
+        solver, before = FastSolver(3, (3,)), None
         for k, row in enumerate(_BARS):
-            before = solver.solve(0) if k == 3 else None
             solver.push(np.where([False, False, idle], 0.0, row))
-            if before is None or before.vector is None:
+            if k < 2:
                 continue
             vector = solver.solve(0).vector
-            if vector is not None:
+            if vector is not None and before is not None:
                 features.loadings(vector)
-                features.angle(vector, before.vector, full=False)
+                features.angle(vector, before, full=False)
+            before = vector

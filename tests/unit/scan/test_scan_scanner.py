@@ -14,7 +14,7 @@ from scan_markets import STEP_NS, make_bars
 from scan_textbook import columns, dominant, loadings, log_return
 
 from dolphin.domain.bar import Bar
-from dolphin.domain.errors import DataError
+from dolphin.domain.errors import DataError, InvariantError
 from dolphin.domain.scan import COLUMNS, WARMUP_PRICES, WINDOWS, regime_from_vel_div
 from dolphin.scan import ROWS_NEEDED, RingRow, Scanner, decode_row, encode_row, row_bytes, scanner, warm
 
@@ -275,9 +275,10 @@ def test_single_asset_universe():
         assert scan.outcome == ("ok",) * 4
 
 
-def test_undecided_rounding_raises_the_precision(fast, bars, symbols, monkeypatch):
+@pytest.mark.parametrize("path", ["fast", "flint"])
+def test_undecided_rounding_raises_the_precision(fast, bars, symbols, monkeypatch, path):
     _, steps, rows = fast
-    again = Scanner.restore(symbols, rows[5 : 5 + 752])
+    again = Scanner.restore(symbols, rows[5 : 5 + 752], path=path)
     real = scanner.features.velocity
     asked = []
 
@@ -296,6 +297,36 @@ def test_undecided_angle_goes_to_balls(fast, bars, symbols, monkeypatch):
     monkeypatch.setattr(scanner.features, "_ANGLE_ERROR_BITS", 30)
     monkeypatch.setattr(scanner.features, "rounding_failures", lambda *_: (1, 0.0))
     assert again.update(bars[757], 757) == steps[757]
+
+
+def test_undecided_numbers_are_never_published(fast, bars, symbols, monkeypatch):
+    _, _, rows = fast
+    for name, reason in (("rotation", "532 bits do not decide"), ("lambda_max", "left undecided")):
+        again = Scanner.restore(symbols, rows[5 : 5 + 752])
+        with monkeypatch.context() as patch:
+            patch.setattr(scanner.features, name, lambda *_, **__: None)
+            with pytest.raises(InvariantError, match=reason):
+                again.update(bars[757], 757)
+
+
+def test_scan_without_its_parts_is_refused(fast, symbols):
+    _, _, rows = fast
+    whole = Scanner.restore(symbols, rows[5 : 5 + 752])
+    solved = whole._certified
+    bare = Scanner(symbols)
+    with pytest.raises(InvariantError, match="solved windows"):
+        bare._certified_scan(solved, 1, 0)
+    with pytest.raises(InvariantError, match="solved windows"):
+        bare._float_scan(None, 1, 0)
+    with pytest.raises(InvariantError, match="accepted bar"):
+        bare._record(0, [], None, (), (), 512)
+    bare._solver = None
+    with pytest.raises(InvariantError, match="no solver"):
+        bare.update(Bar(1, np.ones(8)), 0)
+    wide = [s._replace(rad=1 << (s.bits - 40)) for s in (solved[0].lam,)]
+    blunt = replace(solved[0], lam=wide[0])
+    with pytest.raises(InvariantError, match="certified solver"):
+        bare._window(0, blunt, solved[0], 1)
 
 
 def test_wrong_shapes_and_names_are_refused(symbols, fast):
