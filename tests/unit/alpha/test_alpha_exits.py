@@ -230,5 +230,13 @@ def test_a_spread_recovers_by_exhaustion_or_by_a_flip(
     assert trend_recovery(sign * spread, sign * entry, 0.25, 0.5) is recovered
 
 
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_a_small_spread_recovers_like_a_large_one(sign: float) -> None:
+    assert trend_recovery(sign * 0.1, sign * 0.5, 0.25, 0.5) is True
+    assert trend_recovery(sign * 0.2, sign * 0.5, 0.25, 0.5) is False
+    assert trend_recovery(sign * -0.2, sign * 0.5, 0.25, 0.5) is False
+    assert trend_recovery(sign * -0.3, sign * 0.5, 0.25, 0.5) is True
+
+
 def test_the_adverse_turn_is_the_page_s() -> None:
     assert (VD_ADVERSE_LEVEL, VD_ADVERSE_BARS) == (0.02, 3)

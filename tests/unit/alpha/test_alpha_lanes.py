@@ -54,6 +54,8 @@ def test_the_asset_s_book_confirms_or_contradicts(
 
 def test_the_gain_is_capped_at_fifteen_percent_exactly() -> None:
     assert ob_signal(1.0, 0.5, 1.0, 1)[1] == 1.0 + 0.15
+    assert ob_signal(1.0, 0.302, 1.0, 1)[1] == 1.0 + 0.15
+    assert ob_signal(1.0, 0.298, 1.0, 1)[1] == 1.0 + 0.298 * 1.0 * 0.5
     assert ob_signal(1.0, -0.59, 0.6, 1)[1] == 1.0 - 0.59 * 0.6 * 0.4
     assert ob_signal(1.0, -0.9, 0.6, 1)[1] == 0.85
 
@@ -66,7 +68,10 @@ def test_the_gain_is_capped_at_fifteen_percent_exactly() -> None:
         (0.15, 0.70, 1.0),
         (0.15, above(0.70), 1.0 + 0.15 * 0.70),
         (0.19, 1.0, 1.19),
+        (0.205, 1.0, 1.20),
         (0.25, 1.0, 1.20),
+        (-0.14, 0.8, 1.0 - 0.14 * 0.8),
+        (-0.145, 1.0, 0.855),
         (-0.08, 1.0, 1.0),
         (below(-0.08), 1.0, 1.0 - 0.08),
         (-0.14, 1.0, 1.0 - 0.14),

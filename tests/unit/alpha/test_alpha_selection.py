@@ -122,6 +122,7 @@ def test_deep_books_raise_and_thin_ones_lower_a_score(quality: float, factor: fl
     assert depth_adjusted_ars(2.0, quality) == 2.0 * factor
     assert depth_adjusted_ars(-2.0, quality) == -2.0 / factor
     assert depth_adjusted_ars(0.0, quality) == 0.0
+    assert depth_adjusted_ars(0.5, quality) == 0.5 * factor
 
 
 def rank(
@@ -196,6 +197,13 @@ def test_fifty_prices_are_needed_and_the_last_fifty_count() -> None:
     assert len(rank([falling(0.01)], counts=[50])) == 1
 
 
+def test_forty_nine_prices_never_borrow_one_from_the_end_of_the_row() -> None:
+    """An index before the row's start would wrap round to its last entry, which fits in here."""
+    row = falling(0.01)
+    row[-1] = row[0] + 0.01
+    assert rank([row], counts=[49]) == []
+
+
 def noisy(spike: float) -> np.ndarray:
     """Falls with one late spike up, so that only the noise grows with it."""
     steps = [-0.01, 0.0] * 24 + [-0.01]
@@ -204,7 +212,7 @@ def noisy(spike: float) -> np.ndarray:
 
 
 def test_noise_above_five_hundred_is_dropped() -> None:
-    quiet, loud = noisy(158.0), noisy(159.0)
+    quiet, loud = noisy(158.0), noisy(158.3)
     assert impulse_response(quiet, 0, -1, False)[4] < 500.0 < impulse_response(loud, 0, -1, False)[4]
     assert len(rank([quiet])) == 1
     assert rank([loud]) == []

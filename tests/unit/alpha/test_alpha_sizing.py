@@ -40,8 +40,7 @@ def test_strength_is_one_from_the_extreme_on() -> None:
     assert strength(-0.5, 0.01, 0.04, 1) == 0.0
 
 
-def test_the_extreme_counts_as_one_even_where_the_quotient_rounds_below() -> None:
-    """The clamp reaches 1 by itself on most pairs; on these the explicit test is what gives exactly 1."""
+def test_the_extreme_counts_as_one_for_any_pair_and_its_neighbour_need_not() -> None:
     rng = np.random.default_rng(3)
     shy = 0
     for threshold, gap in rng.uniform(0.001, 0.1, size=(4000, 2)).tolist():
@@ -112,6 +111,10 @@ def test_long_buckets_are_the_mirror(vel_div: float, bucket: int) -> None:
         (0, 9, 1.0),
         (10, 10, 1.3),
         (61, 100, 1.3),
+        (601, 1000, 1.3),
+        (551, 1000, 1.1),
+        (449, 1000, 0.85),
+        (399, 1000, 0.7),
         (60, 100, 1.1),
         (56, 100, 1.1),
         (55, 100, 1.0),

@@ -97,6 +97,42 @@ def test_another_gate_takes_over_and_goes_on_alike() -> None:
     assert (first._sum, first._squares) == (second._sum, second._squares)
 
 
+def test_a_shorter_past_leaves_nothing_of_the_gate_s_own() -> None:
+    gate = VolatilityGate()
+    for price in (3.0, 4.0, 5.0):
+        gate.update(price)
+    gate.restore((100.0, 101.0))
+    assert gate.prices == (100.0, 101.0)
+    assert list(gate._returns) == [int(Fraction((101.0 - 100.0) / 100.0) * 2**1100)]
+
+
+def test_the_float_path_sees_one_last_bit() -> None:
+    gate = VolatilityGate(1.5e-16)
+    for i in range(52):
+        gate.update(1.0 if i % 2 else math.nextafter(1.0, 2.0))
+    assert gate.is_open()
+    assert gate.is_open_float()
+
+
+def test_the_float_path_is_strict_too() -> None:
+    """The threshold is the float path's own deviation of these prices."""
+    gate = VolatilityGate()
+    prices = [100.0 * (1.0 + 5e-4 * (i % 3)) for i in range(52)]
+    for price in prices:
+        gate.update(price)
+    returns = [(b - a) / a for a, b in pairwise(prices)]
+    mean, squares = 0.0, 0.0
+    for r in returns:
+        mean = mean + r
+    mean = mean / 51
+    for r in returns:
+        squares = squares + (r - mean) * (r - mean)
+    gate.threshold = (squares / 51) ** 0.5
+    assert gate.is_open_float() is False
+    gate.threshold = math.nextafter(gate.threshold, 0.0)
+    assert gate.is_open_float() is True
+
+
 def test_the_sums_never_drift() -> None:
     gate = VolatilityGate()
     rng = np.random.default_rng(8)
