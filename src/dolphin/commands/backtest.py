@@ -10,6 +10,7 @@ from dolphin.commands.run import default_folder
 from dolphin.commands.shared import (
     add_json,
     add_settings,
+    deployment_of,
     load_config,
     parameter_set,
     print_json,
@@ -60,7 +61,7 @@ def execute(args: argparse.Namespace) -> int:
         set_name=name,
         params=params,
         folder=folder,
-        deployment=config["deployment"],
+        deployment=deployment_of(config, params),
         vol_threshold=config["vol_threshold"],
         posture_when_unknown=posture_code(config["posture_when_unknown"]),
         allow_partial=args.allow_partial,

@@ -58,12 +58,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--rebuild", action="store_true", help="keep the old cache as .STALE_YYYYMMDD and build anew"
     )
-    add_settings(build, "feed", "universe", "assets", "seed", "days", "out", "spectrum")
+    add_settings(build, "feed", "universe", "assets", "seed", "days", "edge_bps", "out", "spectrum")
     check = verbs.add_parser("check", help="tell gaps, stale symbols, signals; fit to trade or why not",
                              description="Tell gaps, stale symbols, signals; fit to trade or why not.",
                              epilog=_CHECK_EPILOG)  # fmt: skip
     check.add_argument("path", nargs="?", metavar="PATH", help="recording, for --feed recorded")
-    add_settings(check, "feed", "universe", "assets", "seed", "days", "vol_threshold")
+    add_settings(check, "feed", "universe", "assets", "seed", "days", "edge_bps", "vol_threshold")
     for sub in (build, check):
         sub.set_defaults(parser=sub)
         sub.add_argument(

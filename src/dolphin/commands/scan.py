@@ -32,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = _EPILOG
     parser.add_argument("path", nargs="?", metavar="PATH", help="recording, for --feed recorded")
-    add_settings(parser, "feed", "universe", "assets", "seed", "days", "out", "spectrum")
+    add_settings(parser, "feed", "universe", "assets", "seed", "days", "edge_bps", "out", "spectrum")
     parser.add_argument("--bars", type=bar_count, metavar="N", help="stop after N bars of the feed")
     add_json(parser)
 

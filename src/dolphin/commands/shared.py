@@ -85,6 +85,13 @@ def parameter_set(config: Config) -> tuple[str, ParameterSet]:
     return f"{name}+{','.join(sorted(values))}", base.with_values(values)
 
 
+def deployment_of(config: Config, params: ParameterSet) -> str:
+    """The deployment's name: as given, else BLUE for a SHORT set and GREEN for a LONG one."""
+    if params.direction > 0 and not config.given("deployment"):
+        return "GREEN"
+    return str(config["deployment"])
+
+
 def open_feed(config: Config, path: str | None) -> Feed:
     """The feed that the configuration names. Raises DolphinError."""
     universe = Path(config["universe"]) if config["universe"] else None
@@ -102,7 +109,12 @@ def open_feed(config: Config, path: str | None) -> Feed:
         )
     from dolphin.market.synthetic import SyntheticFeed
 
-    return SyntheticFeed(seed=config["seed"], days=config["days"], assets=config["assets"])
+    return SyntheticFeed(
+        seed=config["seed"],
+        days=config["days"],
+        edge_bps=config["edge_bps"],
+        assets=config["assets"],
+    )
 
 
 def tell_feed(feed: Feed) -> None:

@@ -26,7 +26,7 @@ from dolphin.domain.codes import (
     STALE_SCAN,
 )
 from dolphin.domain.decision import Decision
-from dolphin.domain.errors import DataError, InvariantError
+from dolphin.domain.errors import ConfigError, DataError, InvariantError
 from dolphin.domain.params import ParameterSet
 from dolphin.domain.scan import ScanRow
 from dolphin.domain.symbols import BTC
@@ -40,6 +40,10 @@ HOST_REFUSALS: Final = (STALE_SCAN, LEDGER_HALT)
 
 #: A scan older than this makes no entry; exits are managed all the same.
 SCAN_AGE_MAX_NS: Final = 10 * NS_PER_S
+
+
+#: The deployment in which a LONG is a refused state, not a filter.
+SHORT_ONLY: Final = "BLUE"
 
 
 class OpenTrade(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +100,10 @@ class Session:
         vol_threshold: float = VOL_THRESHOLD,
         kernels: Callable[[Any], Any] = lambda function: function,
     ) -> None:
+        if deployment == SHORT_ONLY and params.direction > 0:
+            raise ConfigError(
+                f"deployment {SHORT_ONLY} trades SHORT only, this set is LONG; choose another name"
+            )
         self.params = params
         self.symbols = tuple(symbols)
         self.deployment = deployment

@@ -21,6 +21,8 @@ from dolphin.domain.params import ParameterSet
 from dolphin.domain.scan import WARMUP_PRICES, Scan
 from dolphin.domain.symbols import universe_id
 from dolphin.grid.inprocess import InProcessGrid
+from dolphin.grid.payloads import Heartbeat
+from dolphin.grid.topics import HEARTBEAT
 from dolphin.grid.typed import TypedGrid, publish_scan
 from dolphin.host.finish import JOURNAL_FILE, SETTINGS_FILE, finish, write_text
 from dolphin.host.session import Session, Step
@@ -173,10 +175,11 @@ def run(
         if step.closed is not None:
             progress.trades += 1
 
+    typed = TypedGrid(grid)
     trader = Trader(
         session,
         journal,
-        TypedGrid(grid),
+        typed,
         backlog=pipeline.store.scans,
         posture_when_unknown=settings.posture_when_unknown,
         on_step=after_step,
@@ -199,6 +202,8 @@ def run(
                 progress.phase = "trading"
                 _publish(grid, scan)
                 trader.check()
+            elif pipeline.scanner.bars <= WARMUP_PRICES:
+                _tell_warmup(typed, pipeline)
             if on_progress is not None:
                 on_progress(progress)
             if stop_requested():
@@ -242,6 +247,17 @@ def run(
         journal.close()
         pipeline.close()
         grid.close()
+
+
+def _tell_warmup(grid: TypedGrid, pipeline: ScanPipeline) -> None:
+    """The scanner's heartbeat while its windows fill, stamped with the bar's own time."""
+    now_ns = pipeline.scanner.timestamp_ns
+    if now_ns is not None:
+        grid.put(
+            HEARTBEAT,
+            Heartbeat.at("scanner", "warmup", now_ns, **pipeline.scanner.progress),
+            service="scanner",
+        )
 
 
 def _publish(grid: InProcessGrid, scan: Scan) -> None:

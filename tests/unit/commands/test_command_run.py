@@ -310,3 +310,19 @@ def test_people_see_notes_trades_and_a_summary(baseline: Baseline) -> None:
             assert " USDT" in line[:80]
         if " ENTRY " in line:
             assert "leverage=" in line[:80]
+
+
+def test_a_long_set_gets_its_own_deployment_and_never_the_short_one() -> None:
+    words = ("run", "--days", "0.002", "--set", "green", "--no-report")
+    assert invoke(*words, "--out", "green", "--json").json["deployment"] == "GREEN"
+    blue = invoke(*words, "--deployment", "BLUE", "--out", "blue")
+    assert blue.code == 2
+    assert "deployment BLUE trades SHORT only" in blue.err
+
+
+def test_the_planted_edge_is_a_setting() -> None:
+    words = ("run", "--days", "0.002", "--no-report", "--json")
+    for name, more in (("none", ("--edge-bps", "0")), ("some", ())):
+        assert invoke(*words, *more, "--out", name).code == 0
+    none, some = (json.loads(Path(name, "settings.json").read_text()) for name in ("none", "some"))
+    assert none["source_id"] != some["source_id"]

@@ -18,7 +18,7 @@ from scan_market import SYMBOLS, rows
 
 from dolphin.domain import codes
 from dolphin.domain.clock import NS_PER_S, day_from_ns
-from dolphin.domain.errors import DataError, InvariantError
+from dolphin.domain.errors import ConfigError, DataError, InvariantError
 from dolphin.domain.params import NAMED_SETS
 from dolphin.engine.state import EngineOptions
 from dolphin.host.draws import CHUNK, draws
@@ -31,6 +31,7 @@ N_BARS = 320
 
 
 def session_of(name: str, **options) -> Session:
+    options.setdefault("deployment", "GREEN" if name == "green" else "BLUE")
     return Session(NAMED_SETS[name], SYMBOLS, **options)
 
 
@@ -161,6 +162,11 @@ def test_a_set_trades_its_own_direction_only(name: str, seed: int) -> None:
     for trade in closed:
         against = trade.direction * (trade.exit_price - trade.exit_scan_price)
         assert against <= 0.0
+
+
+def test_the_short_deployment_refuses_a_long_set() -> None:
+    with pytest.raises(ConfigError, match="deployment BLUE trades SHORT only"):
+        Session(NAMED_SETS["green"], SYMBOLS, deployment="BLUE")
 
 
 def test_trade_ids_name_deployment_day_and_sequence() -> None:
