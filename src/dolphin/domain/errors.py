@@ -1,7 +1,7 @@
 """Errors people meet. Each message is one line: what, where, the rule, the way out.
 
-The command line prints the message of a `DolphinError` and exits with its `exit_code`; anything else is a bug,
-told in one line with the file that keeps its traceback.
+The command line prints the message of a `DolphinError` and exits with its `exit_code`; anything else is a
+bug, told in one line with the file that keeps its traceback.
 """
 
 from __future__ import annotations
