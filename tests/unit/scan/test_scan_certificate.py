@@ -330,6 +330,26 @@ def test_start_that_is_no_number_is_forgotten():
     assert np.isfinite(solver._start[0]).all()
 
 
+@pytest.mark.parametrize("kind", ["blocks", "blocks almost", "quiet"])
+def test_idle_asset_beside_what_the_kernels_refuse(kind):
+    if kind == "quiet":
+        returns = quiet_asset_beside_loud_ones(2)
+    else:
+        returns = blocks(np.random.default_rng(4), 24, 6, 2)
+        returns[0, 0] += 2.0**-24 if kind == "blocks almost" else 0.0
+    returns = np.insert(returns, 1, 0.0, axis=1)
+    solver = solver_of(returns)
+    asked = []
+    oracle_answer = solver.slow
+    solver.slow = lambda k: asked.append(k) or oracle_answer(k)
+    fast = solver.solve(0)
+    assert published(fast) == published(oracle_answer(0))
+    assert fast.zero_variance == (1,)
+    check_exactly(fast, returns)
+    if kind != "blocks almost":
+        assert asked == [0]
+
+
 @pytest.mark.parametrize("count", [3, 4, 5])
 @pytest.mark.parametrize("exponent", [24, 33, 36, 39, 45, 60])
 def test_one_of_several_equal_blocks_split_off(count, exponent):

@@ -111,3 +111,15 @@ def test_plain_form_gives_the_same_bits():
         undecided = form(prices, base, run, returns, what, ret._TABLE)
         out.append((undecided, returns.view(np.int64).tolist(), what.tolist()))
     assert out[0] == out[1]
+
+
+def test_kernel_leaves_an_undecided_rounding_open(monkeypatch):
+    """A logarithm half-way between two float64 comes back as NaN and is counted, a decided one is not."""
+    form = plain(log_ratios)
+    logs = {1.5: (0.25, 2.0**-55), 1.25: (0.25, 2.0**-56)}
+    monkeypatch.setitem(form.__globals__, "log_double_double", lambda q, table: logs[q])
+    got, what = np.zeros(2), np.zeros(2, np.int64)
+    assert form(np.array([1.5, 1.25]), np.ones(2), np.zeros(2, np.int64), got, what, np.zeros((1, 1))) == 1
+    assert np.isnan(got[0])
+    assert got[1] == 0.25
+    assert what.tolist() == [FRESH, FRESH]
