@@ -133,6 +133,12 @@ def test_the_float_path_is_strict_too() -> None:
     assert gate.is_open_float() is True
 
 
+def test_a_price_below_one_is_a_price() -> None:
+    gate = VolatilityGate()
+    gate.update(0.5)
+    assert gate.prices == (0.5,)
+
+
 def test_the_sums_never_drift() -> None:
     gate = VolatilityGate()
     rng = np.random.default_rng(8)
