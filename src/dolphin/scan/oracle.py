@@ -33,7 +33,7 @@ from dolphin.domain.errors import InvariantError
 from dolphin.domain.scan import OUTCOME_CLUSTERED, OUTCOME_OK, OUTCOME_ZERO_VARIANCE
 from dolphin.scan.moments import RETURN_BITS
 from dolphin.scan.rounding import bounds, working_precision
-from dolphin.scan.solution import Ball, UnitVector, WindowSolution, enclose, identity_solution
+from dolphin.scan.solution import Ball, UnitVector, WindowSolution, identity_solution
 from dolphin.scan.spectrum import CERTIFIED_BITS, CLUSTER_BITS, TARGET_BITS
 
 #: The most sweeps a hopeless start may take; a gap of 2**-30 gains about 20 bits a sweep.
@@ -143,17 +143,13 @@ def solve_matrix(M: fmpz_mat, target_bits: int = TARGET_BITS) -> WindowSolution:
     if zero:
         relative_gap = min(relative_gap, 1.0 - 1.0 / float(values[-1]))
     gap_bits = 0 if relative_gap <= 0.0 else max(0, -math.frexp(relative_gap)[1] + 1)
-    scale_bits = max(diagonal).bit_length() - min(d for d in diagonal if d).bit_length()
-    bits = target_bits + 96 + scale_bits
-    with working_precision(bits):
-        if relative_gap > 2.0**-26:
-            mu = _bound_of_the_rest(C, values, vectors, 1)
-            if zero:
-                mu = max(mu, 1.0)
-            lam, raw, angle = _refine(M, values, vectors, mu, target_bits + gap_bits)
-            vector = UnitVector(n, np.array(active, np.int64), angle)
-            vector._balls = enclose(raw, active, n, angle)
-            return WindowSolution(ok, lam, vector, zero)
+    if relative_gap > 2.0**-26:
+        mu = _bound_of_the_rest(C, values, vectors, 1)
+        if zero:
+            mu = max(mu, 1.0)
+        lam, integers, angle = _refine(M, values, vectors, mu, target_bits + gap_bits)
+        vector = UnitVector(n, np.array(active, np.int64), angle, integers=integers)
+        return WindowSolution(ok, lam, vector, zero)
     return _clustered(M, values, vectors, target_bits, n, active, zero, ok)
 
 
@@ -161,8 +157,7 @@ def _float_correlation(M: fmpz_mat) -> FloatArray:
     """float64 image of C with entries of relative error below 2**-48, zero exactly where M is."""
     n = M.nrows()
     T = arb_mat(M)  # exact, and float(arb) costs a third of float(int(fmpz))
-    Mf = np.zeros((n, n))
-    Mf[np.triu_indices(n)] = [float(T[i, j]) for i in range(n) for j in range(i, n)]
+    Mf = np.array([[0.0] * i + [float(T[i, j]) for j in range(i, n)] for i in range(n)])
     Mf += np.triu(Mf, 1).T
     d = 1.0 / np.sqrt(np.diag(Mf))
     return np.asarray(Mf * d[:, None] * d, np.float64)
@@ -190,9 +185,9 @@ def _bound_of_the_rest(C: FloatArray, values: FloatArray, vectors: FloatArray, k
 
 def _refine(
     M: fmpz_mat, values: FloatArray, vectors: FloatArray, mu: float, target_bits: int
-) -> tuple[Ball, list[arb], int]:
-    """Sweeps for one eigenpair: exact integer residual, float64 correction. Returns (lambda, v before
-    norming, angle).
+) -> tuple[Ball, tuple[list[int], list[int]], int]:
+    """Sweeps for one eigenpair: exact integer residual, float64 correction. Returns (lambda, integers of the
+    vector, exponent of its angle) for `UnitVector`.
 
     u and lambda are integers in units of 2**-F, so the residual rho = M u - lambda Delta u is an integer
     vector in units of 2**-2F and the certificate ||Delta^{-1/2} rho|| / ||Delta^{1/2} u|| is a quotient of
@@ -209,7 +204,7 @@ def _refine(
     rest, v, inverse = vectors[:, :-1], vectors[:, -1], 1.0 / (values[-1] - values[:-1])
     d = np.array([1.0 / math.sqrt(m) for m in diagonal])
     scale = math.frexp(float(np.abs(d * v).max()))[1]  # u = Delta^{-1/2} v 2**-scale stays below 1
-    U, S, W = fmpz_mat(n, 1), fmpz_mat(n, 1), fmpz_mat(n, 1)  # u, M u, Delta u
+    U, S, W = fmpz_mat(n, 1), fmpz_mat(n, 1), fmpz_mat(n, 1)  # u, 2**F M u, Delta u
     lam = _units(float(values[-1]), F)
     correction, exponent = d * v, -scale
     for _ in range(_SWEEPS_MAX):
@@ -217,8 +212,8 @@ def _refine(
         drop = max(math.frexp(float(np.abs(correction).max()))[1] - 53 - spread, -F - exponent)
         step = fmpz_mat([[int(x)] for x in np.ldexp(correction, -drop).tolist()])
         unit = 1 << (F + exponent + drop)
-        U, S, W = U + step * unit, S + M * step * unit, W + Delta * step * unit
-        rho = [int(x) for x in (S * (1 << F) - W * lam).entries()]
+        U, S, W = U + step * unit, S + M * step * (unit << F), W + Delta * step * unit
+        rho = [int(x) for x in (S - W * lam).entries()]
         drop = max(max(abs(x) for x in rho).bit_length() - 60 - spread, 0)
         r, exponent = d * np.array([float(x >> drop) for x in rho]), drop - 2 * F
         # r 2**exponent is the residual of v 2**-scale.
@@ -234,8 +229,8 @@ def _refine(
         gap = lam - radius - _units(mu, F) - 1
         if gap <= 0 or radius << CERTIFIED_BITS > lam:
             raise InvariantError("the dominant eigenvalue is not separated")
-        raw = [arb(u) * arb(m).sqrt() for u, m in zip(U.entries(), diagonal, strict=True)]
-        return Ball(lam, radius, F), raw, radius.bit_length() - gap.bit_length() + 1
+        u = [int(x) for x in U.entries()]
+        return Ball(lam, radius, F), (u, diagonal), radius.bit_length() - gap.bit_length() + 1
     raise InvariantError("the sweeps did not reach their precision")
 
 
@@ -292,9 +287,8 @@ def _clustered(
         if not lam2 < threshold:
             return WindowSolution(OUTCOME_CLUSTERED, ball, None, zero)
         second = float(lam2.upper()) * (1.0 + 2.0**-50)
-        lam, raw, angle = _refine(M, values, vectors, second, target_bits + CLUSTER_BITS + 4)
-        vector = UnitVector(n_assets, np.array(active, np.int64), angle)
-        vector._balls = enclose(raw, active, n_assets, angle)
+        lam, integers, angle = _refine(M, values, vectors, second, target_bits + CLUSTER_BITS + 4)
+        vector = UnitVector(n_assets, np.array(active, np.int64), angle, integers=integers)
         return WindowSolution(ok, lam, vector, zero)
 
 

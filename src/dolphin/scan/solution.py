@@ -44,8 +44,8 @@ class UnitVector:
 
     hi, lo : double-doubles, shape (n_assets,), with relative error below 2**-92 per component, or None.
     active : indices of the assets with variance (the others have component 0), shape (n_active,).
-    digits : (U, diagonal, n_used) as `dolphin.scan.spectrum.unit_vector` has them, or None when `exact` is
-    set.
+    digits : (U, diagonal, n_used) as `dolphin.scan.spectrum.unit_vector` has them, or None.
+    integers : (u, diag(M)) of the active assets with v_i = u_i sqrt(M_ii) before norming, or None.
     angle_exponent : the true vector is within an angle of sine < 2**angle_exponent.
     """
 
@@ -55,20 +55,22 @@ class UnitVector:
     hi: FloatArray | None = None
     lo: FloatArray | None = None
     digits: tuple[IntArray, IntArray, int] | None = None
+    integers: tuple[list[int], list[int]] | None = None
     _balls: list[arb] = field(default_factory=list)
 
     def balls(self) -> list[arb]:
         """One ball per asset that encloses the component of the true unit vector (up to one common sign)."""
         if not self._balls:
-            if self.digits is None:
-                raise ValueError("a unit vector needs digits or balls")
-            U, diagonal, n_used = self.digits
+            if self.integers is not None:
+                u, diagonal = self.integers
+            elif self.digits is not None:
+                u = [_integer(x) for x in self.digits[0].tolist()]
+                diagonal = [_integer(m[: self.digits[2]]) for m in self.digits[1].tolist()]
+            else:
+                raise ValueError("a unit vector needs digits, integers or balls")
             with working_precision(VECTOR_BITS):
-                raw = [
-                    arb(_integer(u)) * arb(_integer(d[:n_used])).sqrt()
-                    for u, d in zip(U.tolist(), diagonal.tolist(), strict=True)
-                ]
-                self._balls = enclose(raw, self.active.tolist(), self.n_assets, self.angle_exponent)
+                raw = [arb(x) * arb(m).sqrt() for x, m in zip(u, diagonal, strict=True)]
+                self._balls = _enclose(raw, self.active.tolist(), self.n_assets, self.angle_exponent)
         return self._balls
 
 
@@ -79,7 +81,7 @@ def _integer(digits: list[int]) -> int:
     return value
 
 
-def enclose(raw: list[arb], active: list[int], n_assets: int, angle_exponent: int) -> list[arb]:
+def _enclose(raw: list[arb], active: list[int], n_assets: int, angle_exponent: int) -> list[arb]:
     """Normalise `raw` (one ball per active asset), widen by the angle, spread over all assets.
 
     The true vector is cos(a) v + sin(a) w with a unit w orthogonal to v, so that each component moves by at

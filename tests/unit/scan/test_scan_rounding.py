@@ -61,7 +61,7 @@ def test_ball_in_coarser_units_encloses():
 
 
 def test_vector_without_digits_or_balls_is_refused():
-    with pytest.raises(ValueError, match="digits or balls"):
+    with pytest.raises(ValueError, match="digits, integers or balls"):
         UnitVector(2, np.arange(2), -600).balls()
 
 
