@@ -1,4 +1,4 @@
-"""The readable certified path: python-flint and numpy only, any precision, any spectrum. About 10 ms a scan.
+"""The readable certified path: python-flint and numpy only, any precision, any spectrum. About 9 ms a scan.
 
 It answers where the fast path (`dolphin.scan.spectrum`) refuses, decides whether a spectrum is clustered, and
 is the twin that the fast path is compared with. `naive` is the textbook computation in ball arithmetic, for
@@ -17,7 +17,7 @@ eigenvalue of C is above `mu`, which a float64 Cholesky of mu I - C + l X X^T pr
 same is done again, magnified (`_top`).
 
 Cost of a cluster, one window, quiet core: 20 ms at 50 assets and 0.6 s at 378 when two eigenvalues meet. It
-grows with n^2 k: a market where nearly all of 50 assets moved exactly once (k = 49) takes 2 s.
+grows with n^2 k: a market where nearly all of 50 assets moved exactly once (k = 49) takes a second.
 """
 
 from __future__ import annotations
