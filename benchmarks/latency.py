@@ -26,7 +26,7 @@ from dolphin.domain.params import load_set
 from dolphin.domain.scan import WARMUP_PRICES, WINDOWS, row_from_scan
 from dolphin.grid.inprocess import InProcessGrid
 from dolphin.grid.typed import TypedGrid, publish_scan
-from dolphin.host.session import Session
+from dolphin.host.session import Session, warm
 from dolphin.journal.store import Journal
 from dolphin.market.synthetic import SyntheticFeed
 from dolphin.scan.scanner import Scanner
@@ -48,6 +48,7 @@ def measure(n_scans: int, seed: int) -> dict[str, object]:
     grid = InProcessGrid("inline")
     typed = TypedGrid(grid)
     session = Session(load_set("gold"), feed.symbols)
+    warm(session.params, feed.symbols)
     decode_tick = msgspec.json.Decoder(Tick).decode
     encode_tick = msgspec.json.Encoder().encode
     times = np.zeros((n_scans, len(STAGES)))

@@ -298,3 +298,9 @@ class Session:
         self._open = state.open_trade
         self.dropped = state.dropped
         self.halted = state.halted
+
+
+def warm(params: ParameterSet, symbols: Sequence[str]) -> None:
+    """Compile the kernels on a session of their own, so that no first decision waits for a compiler."""
+    session = Session(params, symbols, deployment="WARM")
+    session.on_scan(ScanRow(0, 0, 0.0, 0.0, 0.0, float("nan"), np.ones(len(symbols))))

@@ -26,11 +26,13 @@ from dolphin.grid.topics import HEARTBEAT
 from dolphin.grid.typed import TypedGrid, publish_scan
 from dolphin.host.finish import JOURNAL_FILE, SETTINGS_FILE, finish, write_text
 from dolphin.host.session import Session, Step
+from dolphin.host.session import warm as warm_session
 from dolphin.journal.audit import PriceOf
 from dolphin.journal.store import Journal, require_writable
 from dolphin.market.feed import Feed
 from dolphin.market.scan_store import ScanStore
 from dolphin.scan.scanner import Path as ScanPath
+from dolphin.scan.warm import warm as warm_scanner
 from dolphin.services.pipeline import RING_FILE, ScanPipeline
 from dolphin.services.trader import Trader
 
@@ -186,6 +188,9 @@ def run(
     )
     try:
         _write_settings(settings, feed)
+        if settings.scan_path == "fast":
+            warm_scanner()
+        warm_session(settings.params, feed.symbols)
         trader.recover()
         if trader.unreplayed:
             pipeline.rewind(

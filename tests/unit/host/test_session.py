@@ -22,7 +22,7 @@ from dolphin.domain.errors import ConfigError, DataError, InvariantError
 from dolphin.domain.params import NAMED_SETS
 from dolphin.engine.state import EngineOptions
 from dolphin.host.draws import CHUNK, draws
-from dolphin.host.session import Session, SessionState
+from dolphin.host.session import Session, SessionState, warm
 
 FEW = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 NAMES = st.sampled_from(sorted(NAMED_SETS))
@@ -241,3 +241,10 @@ def test_without_btc_the_gate_stays_open_and_says_so() -> None:
     session = Session(NAMED_SETS["gold"], SYMBOLS[1:])
     assert session.btc_missing
     assert all(s.vol_ok for s in decide(session, rows(1, 120, symbols=SYMBOLS[1:], step=0.0)))
+
+
+def test_warming_up_leaves_a_session_alone() -> None:
+    session = session_of("gold")
+    before = session.state()
+    warm(session.params, SYMBOLS)
+    assert session.state() == before
