@@ -11,7 +11,7 @@ from dolphin.cli import main
 
 PANEL = "klines/binance_spot_1m_close_wide_86sym_20210402_20210430.parquet"
 UNIVERSE = "klines/binance_spot_1m_202104_universe.csv"
-#: SHA-256 over the decisions of the first 1,500 bars: change it together with an entry in `changes/`.
+#: SHA-256 over the decisions of the first 1,500 bars: change it together with an entry in CHANGELOG.md.
 PINNED = {
     "gold": "2f5c11546cff4b19d4ac40c003e8818dbf6cccd862c3dc7ddad9ac92b8e57e81",
     "green": "583f8227eb1ba17136742437b27fa081d900c6e9cfc5411eea4f5f1a33197c3b",
