@@ -23,7 +23,15 @@ from dolphin.domain.params import NAMED_SETS, ParameterSet
 from dolphin.engine.state import EngineOptions
 
 #: Fields that a host hands through, which the twin does not know.
-HANDED_THROUGH = {"timestamp_ns", "scan_number", "books", "stale_state", "mc_scale"}
+HANDED_THROUGH = {
+    "timestamp_ns",
+    "scan_number",
+    "books",
+    "stale_state",
+    "mc_scale",
+    "mc_status",
+    "esof_mult",
+}
 WORDS = {
     "action": codes.ACTIONS,
     "reason": codes.REASONS,

@@ -16,7 +16,7 @@ from dolphin.domain.errors import ConfigError
 VOL_THRESHOLD: Final = 0.00026414
 PRICES_KEPT: Final = 52
 PRICES_MIN: Final = 50
-#: A quotient of two float64 within a factor of two of each other, minus one, is a multiple of 2**-1100.
+#: Every finite float64 is a multiple of 2**-1074, so that the scaled integers are exact.
 _SCALE_BITS: Final = 1100
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from dolphin.domain.codes import ACTION_NONE, BOUND_NONE, REASON_NONE
+from dolphin.domain.codes import ACTION_NONE, BOUND_NONE, MC_ABSENT, REASON_NONE
 from dolphin.domain.symbols import SYMBOL_BYTES_MAX
 
 _CANONICAL: Final = struct.Struct(f"<qqBB{SYMBOL_BYTES_MAX}s5dddBdddd")
@@ -68,6 +68,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     boost: float = 1.0
     beta: float = 0.0
     mc_scale: float = 1.0
+    mc_status: int = MC_ABSENT
+    esof_mult: float = 1.0
     proxy_scale: float = 1.0
     bars_held: int = 0
     pnl_pct: float = 0.0

@@ -147,10 +147,15 @@ class Engine:
             float(f[st.NOTIONAL]),
         )
 
-    def gate(self) -> tuple[float, float, int, int]:
-        """(boost, beta, posture, forewarner status): what a host compares before and after a step."""
-        f, i = self._s.floats, self._s.ints
-        return float(f[st.BOOST]), float(f[st.BETA]), int(i[st.POSTURE]), int(i[st.MC_STATUS])
+    @property
+    def breaker(self) -> tuple[float, float]:
+        """(boost, beta) of the circuit breaker in force."""
+        return float(self._s.floats[st.BOOST]), float(self._s.floats[st.BETA])
+
+    @property
+    def mc_status(self) -> int:
+        """Code of the forewarner's gate in force."""
+        return int(self._s.ints[st.MC_STATUS])
 
     def mark(self) -> float:
         """Marked equity in USDT: capital plus the open position at its last price, before exit costs."""
@@ -370,6 +375,8 @@ class Engine:
             boost=f[st.BOOST],
             beta=f[st.BETA],
             mc_scale=f[st.MC_SCALE],
+            mc_status=i[st.MC_STATUS],
+            esof_mult=bar.esof_mult,
             proxy_scale=f[st.PROXY_SCALE],
             capital=f[st.CAPITAL],
             **held,

@@ -19,7 +19,6 @@ from dolphin.domain.clock import NS_PER_S, day_from_ns
 from dolphin.domain.codes import (
     ACTION_ENTER,
     ACTION_EXIT,
-    APEX,
     LEDGER_HALT,
     REASON_NONE,
     REASONS,
@@ -33,6 +32,7 @@ from dolphin.domain.symbols import BTC
 from dolphin.engine.engine import DayResult, Engine, Snapshot
 from dolphin.engine.state import EngineOptions
 from dolphin.host.draws import draws
+from dolphin.host.inputs import NEUTRAL, HostInputs
 from dolphin.journal.ledger import ClosedTrade
 
 #: Reasons that the host gives, and the engine only repeats.
@@ -75,7 +75,6 @@ class Step:
     closed: ClosedTrade | None
     day: DayResult | None
     vol_ok: bool
-    gate_changed: bool
 
 
 class Session:
@@ -147,16 +146,17 @@ class Session:
         self,
         row: ScanRow,
         *,
-        posture: int = APEX,
+        inputs: HostInputs = NEUTRAL,
         now_ns: int | None = None,
-        boost: float = 1.0,
-        beta: float = 0.0,
         refusal: int = REASON_NONE,
+        inputs_after: Callable[[], HostInputs] | None = None,
     ) -> Step | None:
         """Decide one scan; None when it is a duplicate or comes late (counted in `dropped`).
 
-        now_ns is the host's clock, for the scan's age; None in replays, where a scan is as old as it was.
-        refusal is a reason code of the host's own that forbids an entry on this bar.
+        inputs are what the organs say on this bar; a breaker that changed within the day is applied before
+        the bar. now_ns is the host's clock, for the scan's age; None in replays, where a scan is as old as it
+        was. refusal is a reason code of the host's own that forbids an entry on this bar. inputs_after reads
+        the organs again once the bar is decided: if their gate changed, the decision is marked `stale_state`.
         """
         if row.timestamp_ns <= self._last_ns:
             self.dropped += 1
@@ -166,18 +166,19 @@ class Session:
                 f"scan {row.scan_number}: {len(row.prices)} prices, "
                 f"the universe has {len(self.symbols)} assets"
             )
-        ended = self._turn_day(row, posture, boost, beta)
+        ended = self._turn_day(row, inputs)
         vol_ok = self.gate.update(None if self._btc is None else float(row.prices[self._btc]))
         if now_ns is not None and now_ns - row.timestamp_ns > SCAN_AGE_MAX_NS:
             refusal = STALE_SCAN
         if self.halted:
             refusal = LEDGER_HALT
         engine = self.engine
-        if posture != engine.posture:
-            engine.set_posture(posture)
+        if inputs.posture != engine.posture:
+            engine.set_posture(inputs.posture)
+        if (inputs.boost, inputs.beta) != engine.breaker:
+            engine.update_acb_boost(inputs.boost, inputs.beta)
         if engine.draw_position + 1 >= engine.n_draws:
             engine.extend_draws(draws(self.params.seed, engine.draw_position + 1))
-        before = engine.gate()
         engine.pre_bar_proxy_update(row.instability_50, row.v750_velocity)
         decision = engine.step_bar(
             self._next_bar,
@@ -189,25 +190,37 @@ class Session:
             timestamp_ns=row.timestamp_ns,
             scan_number=row.scan_number,
             stale=self._stale(row.stale),
+            books=inputs.books,
+            books_label=inputs.books_label,
+            esof_mult=inputs.esof_mult,
             refusal=refusal,
         )
-        changed = engine.gate() != before
-        if changed:
+        if inputs_after is not None and inputs_after().gate() != inputs.gate():
             decision = msgspec.structs.replace(decision, stale_state=True)
         self._next_bar += 1
         self._last_ns = row.timestamp_ns
-        return Step(decision, engine.mark(), self._follow(decision), ended, vol_ok, changed)
+        return Step(decision, engine.mark(), self._follow(decision), ended, vol_ok)
 
     def replay(self, row: ScanRow, journalled: Decision) -> Step:
         """Decide a bar again as it was decided, with what only the host knew then taken from its record.
 
-        Raises InvariantError when the decision is not the journalled one.
+        Raises InvariantError when the decision is not the journalled one, or was made with order books, which
+        the journal does not hold.
         """
+        if journalled.books != "absent":
+            raise InvariantError(
+                f"bar {journalled.bar_idx} was decided with order books ({journalled.books}), "
+                "which the journal does not hold; start a new run"
+            )
         step = self.on_scan(
             row,
-            posture=journalled.posture,
-            boost=journalled.boost,
-            beta=journalled.beta,
+            inputs=HostInputs(
+                posture=journalled.posture,
+                boost=journalled.boost,
+                beta=journalled.beta,
+                mc_status=journalled.mc_status,
+                esof_mult=journalled.esof_mult,
+            ),
             refusal=journalled.reason if journalled.reason in HOST_REFUSALS else REASON_NONE,
         )
         if (
@@ -221,12 +234,19 @@ class Session:
             )
         return step
 
-    def _turn_day(self, row: ScanRow, posture: int, boost: float, beta: float) -> DayResult | None:
+    def _turn_day(self, row: ScanRow, inputs: HostInputs) -> DayResult | None:
         day = day_from_ns(row.timestamp_ns)
         if day == self.engine.day:
             return None
         ended = self.engine.end_day() if self.engine.day else None
-        self.engine.begin_day(day, posture, self.params.direction, boost=boost, beta=beta)
+        self.engine.begin_day(
+            day,
+            inputs.posture,
+            self.params.direction,
+            boost=inputs.boost,
+            beta=inputs.beta,
+            mc_status=inputs.mc_status,
+        )
         return ended
 
     def _stale(self, names: tuple[str, ...]) -> np.ndarray[Any, np.dtype[np.bool_]]:

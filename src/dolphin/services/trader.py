@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from dolphin.domain.clock import iso_from_ns
+from dolphin.domain.clock import NS_PER_S, iso_from_ns
 from dolphin.domain.codes import (
     ACTION_ENTER,
     ACTION_EXIT,
@@ -31,22 +31,20 @@ from dolphin.domain.codes import (
     APEX,
     POSTURES,
     REASONS,
-    posture_code,
 )
 from dolphin.domain.decision import Decision
 from dolphin.domain.errors import DataError, InvariantError
 from dolphin.domain.scan import Scan, ScanRow, row_from_scan
-from dolphin.grid.near_view import NearView
 from dolphin.grid.payloads import EngineSnapshot, LastTrade, PnlDay, ScanPayload, SignalPayload
 from dolphin.grid.port import GridError, Subscription
-from dolphin.grid.topics import ENGINE_SNAPSHOT, LAST_TRADE, PNL_DAY, SAFETY, SCAN, SIGNAL
+from dolphin.grid.topics import ENGINE_SNAPSHOT, LAST_TRADE, PNL_DAY, SCAN, SIGNAL
 from dolphin.grid.typed import TypedGrid
-from dolphin.host.session import OpenTrade, Session, SessionState, Step
+from dolphin.host.session import SCAN_AGE_MAX_NS, OpenTrade, Session, SessionState, Step
 from dolphin.journal.ledger import ClosedTrade, Ledger
 from dolphin.journal.store import Journal
+from dolphin.services.organs import Organs
 
 SNAPSHOT_EVERY = 500
-SAFETY_AGE_MAX_NS = 30_000_000_000
 _ACTIVE = (ACTION_ENTER, ACTION_EXIT)
 
 _encode_state = msgspec.msgpack.Encoder().encode
@@ -84,7 +82,6 @@ class Trader:
         self._grid = grid
         self._backlog = backlog
         self._clock = clock
-        self._posture_unknown = posture_when_unknown
         self._on_step = on_step
         self._lock = threading.RLock()
         self._failure: BaseException | None = None
@@ -92,7 +89,7 @@ class Trader:
         self._unshipped = False
         self._next_sequence = 0
         self._last_scan_number = -1
-        self._safety = None if grid is None else NearView(grid.grid, SAFETY)
+        self._organs = Organs(grid, posture_when_unknown)
         self._subscription: Subscription | None = None
 
     # life
@@ -254,11 +251,17 @@ class Trader:
                     self._take_again(row)
                     return None
                 now_ns = None if self._clock is None else self._clock()
-                step = self.session.on_scan(row, posture=self._posture(now_ns), now_ns=now_ns)
+                step = self.session.on_scan(
+                    row,
+                    inputs=self._organs.inputs(now_ns),
+                    now_ns=now_ns,
+                    inputs_after=lambda: self._organs.inputs(now_ns),
+                )
                 if step is None:
                     self.counts["scans_dropped"] += 1
                     return None
-                self._make_durable(row, step)
+                late_s = 0.0 if now_ns is None else (now_ns - row.timestamp_ns) / NS_PER_S
+                self._make_durable(row, step, late_s)
                 self._last_scan_number = row.scan_number
             except BaseException as error:
                 self._failure = error
@@ -278,7 +281,7 @@ class Trader:
             )
         self._replay(row)
 
-    def _make_durable(self, row: ScanRow, step: Step) -> None:
+    def _make_durable(self, row: ScanRow, step: Step, late_s: float) -> None:
         decision = step.decision
         violation = ""
         legs = None
@@ -297,19 +300,14 @@ class Trader:
                 self.journal.add_trade(step.closed, legs)
             if violation:
                 self.journal.add_event(row.timestamp_ns, "invariant", violation)
+            if late_s * NS_PER_S > SCAN_AGE_MAX_NS:
+                self.counts["scans_stale"] += 1
+                text = f"scan {row.scan_number} came {late_s:.1f} s late: no entry, exits are managed"
+                self.journal.add_event(row.timestamp_ns, "stale_scan", text)
             if (decision.bar_idx + 1) % SNAPSHOT_EVERY == 0:
                 self.journal.add_snapshot(decision.bar_idx, _encode_state(self.session.state()))
         if violation:
             self.counts["invariants_violated"] += 1
-
-    def _posture(self, now_ns: int | None) -> int:
-        """The near view's posture, HIBERNATE when older than 30 s, the default if none ever came."""
-        reading = None if self._safety is None else self._safety.read()
-        if reading is None:
-            return self._posture_unknown
-        if now_ns is not None and not reading.fresh(now_ns, SAFETY_AGE_MAX_NS):
-            return posture_code("HIBERNATE")
-        return posture_code(reading.payload.posture)
 
     def _ship(self, row: ScanRow, step: Step) -> None:
         """Tell the grid, what it missed first. A grid that is away costs nothing but the telling."""

@@ -144,7 +144,7 @@ def test_the_forewarner_s_gate(status: int, scale: float, reason: int) -> None:
     e = engine()
     e.end_day()
     e.begin_day("d", codes.APEX, -1, boost=1.5, beta=0.8, mc_status=status)
-    assert e.gate() == (1.5, 0.8, codes.APEX, status)
+    assert (e.breaker, e.posture, e.mc_status) == ((1.5, 0.8), codes.APEX, status)
     d = bar(e, SIGNAL)
     assert d.reason == reason
     assert d.mc_scale == scale

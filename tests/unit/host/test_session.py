@@ -20,8 +20,9 @@ from dolphin.domain import codes
 from dolphin.domain.clock import NS_PER_S, day_from_ns
 from dolphin.domain.errors import ConfigError, DataError, InvariantError
 from dolphin.domain.params import NAMED_SETS
-from dolphin.engine.state import EngineOptions
+from dolphin.engine.state import Books, EngineOptions
 from dolphin.host.draws import CHUNK, draws
+from dolphin.host.inputs import HostInputs
 from dolphin.host.session import Session, SessionState, warm
 
 FEW = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -217,11 +218,55 @@ def test_a_replay_takes_the_hosts_refusals_from_the_record() -> None:
             again.halt()
         posture = codes.STALKER if k % 7 == 0 else codes.APEX
         age = 60 * NS_PER_S if k % 3 == 0 else 0
-        step = live.on_scan(row, posture=posture, now_ns=row.timestamp_ns + age)
+        step = live.on_scan(row, inputs=HostInputs(posture=posture), now_ns=row.timestamp_ns + age)
         assert step is not None
         assert again.replay(row, step.decision) == step
     with pytest.raises(InvariantError, match="differs from the journal"):
         again.replay(replace(market[-1], timestamp_ns=market[-1].timestamp_ns + 1), step.decision)
+
+
+def test_a_breaker_that_calms_down_within_the_day_closes_the_position_on_the_next_bar() -> None:
+    market = rows(2, 400)
+    session, again = session_of("gold"), session_of("gold")
+    breaker = HostInputs(boost=1.6, beta=0.8)
+    decisions = []
+    for row in market:
+        step = session.on_scan(row, inputs=breaker)
+        assert step is not None
+        assert again.replay(row, step.decision) == step
+        decisions.append(step.decision)
+        if step.decision.action == codes.ACTION_ENTER:
+            breaker = HostInputs(boost=1.0, beta=0.2)
+    entered = next(d for d in decisions if d.action == codes.ACTION_ENTER)
+    assert entered.boost == 1.6
+    assert entered.lane_regime > 1.6
+    closing = decisions[entered.bar_idx + 1]
+    assert (closing.action, closing.reason) == (codes.ACTION_EXIT, codes.SUBDAY_ACB_NORMALIZATION)
+    assert (closing.boost, closing.beta) == (1.0, 0.2)
+
+
+def test_the_other_organs_reach_the_engine() -> None:
+    market = rows(2, 400)
+    n = len(SYMBOLS)
+    books = Books(True, -0.2, 0.9, 0, 0, *(np.full(n, x) for x in (-0.2, 0.5, 1.2, 0.6, 0.0)))
+    inputs = HostInputs(esof_mult=0.5, mc_status=codes.MC_ORANGE, books=books, books_label="mock")
+    session = session_of("gold")
+    decisions = [session.on_scan(row, inputs=inputs).decision for row in market]  # type: ignore[union-attr]
+    entry = next(d for d in decisions if d.action == codes.ACTION_ENTER)
+    assert (entry.lane_esof, entry.lane_ob, entry.mc_scale, entry.books) == (0.5, 1.18, 0.5, "mock")
+    assert session.engine.draw_position == 0
+    with pytest.raises(InvariantError, match="decided with order books \\(mock\\)"):
+        session_of("gold").replay(market[0], decisions[0])
+
+
+def test_an_organ_that_changes_while_a_bar_is_decided_marks_the_decision() -> None:
+    row = rows(1, 1)[0]
+    same = session_of("gold").on_scan(row, inputs_after=HostInputs)
+    changed = session_of("gold").on_scan(row, inputs_after=lambda: HostInputs(posture=codes.TURTLE))
+    assert same is not None
+    assert changed is not None
+    assert (same.decision.stale_state, changed.decision.stale_state) == (False, True)
+    assert same.decision.canonical() == changed.decision.canonical()
 
 
 def test_prices_of_another_width_are_refused() -> None:

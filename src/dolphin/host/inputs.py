@@ -1,0 +1,34 @@
+"""What the organs around the alpha say on one bar; the defaults are those of organs that are not wired."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from dolphin.domain.codes import APEX, MC_ABSENT
+from dolphin.engine.state import Books
+
+
+@dataclass(frozen=True, slots=True)
+class HostInputs:
+    """Posture and forewarner codes, circuit breaker, esoteric haircut and order books of one bar.
+
+    boost and beta are the breaker's, esof_mult a multiplier in [0, 1]; books are None when absent, and
+    books_label says in every decision where they came from (`absent`, `mock`, a provider's name).
+    """
+
+    posture: int = APEX
+    boost: float = 1.0
+    beta: float = 0.0
+    mc_status: int = MC_ABSENT
+    esof_mult: float = 1.0
+    books: Books | None = None
+    books_label: str = "absent"
+
+    def gate(self) -> tuple[float, float, int, int]:
+        """(boost, beta, posture, forewarner status): a change while a bar is decided makes it stale."""
+        return self.boost, self.beta, self.posture, self.mc_status
+
+
+#: No organ is wired.
+NEUTRAL: Final = HostInputs()
