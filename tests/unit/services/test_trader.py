@@ -183,9 +183,13 @@ def test_a_scan_older_than_ten_seconds_makes_no_entry_and_manages_exits(tmp_path
         actions.append(step.decision.action)
         if step.decision.action == codes.ACTION_ENTER:
             age["ns"] = 10 * NS_PER_S + 1
+    told = [text for _, kind, text in trader.journal.events() if kind == "stale_scan"]
     trader.journal.close()
     assert actions.count(codes.ACTION_ENTER) == 1
     assert actions.count(codes.ACTION_EXIT) == 1
+    late = len(actions) - 1 - actions.index(codes.ACTION_ENTER)
+    assert trader.counts["scans_stale"] == len(told) == late
+    assert "came 10.0 s late: no entry, exits are managed" in told[0]
 
 
 def test_a_run_with_old_scans_recovers(tmp_path: Path) -> None:
