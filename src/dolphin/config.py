@@ -16,6 +16,8 @@ from typing import Any, Final
 from dolphin.domain.errors import ConfigError, StoreError, nearest
 
 ENV_PREFIX: Final = "DOLPHIN_"
+#: Origin of a value that was given as an option.
+COMMAND_LINE: Final = "command line"
 #: Variables with the prefix that are no settings.
 ENV_OTHER: Final = frozenset(
     {"DOLPHIN_CONFIG", "DOLPHIN_KERNELS", "DOLPHIN_KERNEL_CACHE", "DOLPHIN_RECORDINGS", "DOLPHIN_CRASH_RUNS"}
@@ -167,9 +169,9 @@ def resolve(
             values[name] = _checked(_BY_NAME[name], text, f"environment {variable}")
     for name, value in command_line.items():
         if value is not None and name in _BY_NAME:
-            values[name] = _checked(_BY_NAME[name], value, "command line")
+            values[name] = _checked(_BY_NAME[name], value, COMMAND_LINE)
     for name, text in (params or {}).items():
-        overrides[name] = Value(parameter_value(name, text), "command line")
+        overrides[name] = Value(parameter_value(name, text), COMMAND_LINE)
     return Config(values, overrides)
 
 

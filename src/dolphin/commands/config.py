@@ -18,7 +18,11 @@ so on) < command line.
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = _EPILOG
-    add_settings(parser, *(setting.name for setting in SETTINGS))
+    add_settings(
+        parser,
+        *(setting.name for setting in SETTINGS),
+        out="folder that takes what a command writes; empty: the command's own default",
+    )
     add_json(parser)
 
 

@@ -19,7 +19,11 @@ from dolphin.commands.shared import (
     stop_on_signal,
     tell,
     tell_feed,
+    unused_options,
 )
+from dolphin.domain.errors import UsageError
+
+DEFAULT_OUT = "cache"
 
 _EPILOG = """examples:
   dolphin data check --feed recorded prices.parquet --universe symbols.csv
@@ -34,7 +38,8 @@ _BUILD_EPILOG = """examples:
 A build that was stopped goes on after its last whole day. --scans compacts
 stored scans day by day and compares every value with what it was made from;
 days that are whole already stay. A day without its end is kept, and refused by
-backtests.
+backtests. The last day of a finished run is whole; of other stored scans say so
+with --ended.
 """
 
 _CHECK_EPILOG = """example:
@@ -58,7 +63,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--rebuild", action="store_true", help="keep the old cache as .STALE_YYYYMMDD and build anew"
     )
-    add_settings(build, "feed", "universe", "assets", "seed", "days", "edge_bps", "out", "spectrum")
+    build.add_argument(
+        "--ended", action="store_true", help="with --scans: no scan follows, so the last day is whole"
+    )
+    add_settings(
+        build, "feed", "universe", "assets", "seed", "days", "edge_bps", "out", "spectrum",
+        out=f"folder that takes the cache (default {DEFAULT_OUT})",
+    )  # fmt: skip
     check = verbs.add_parser("check", help="tell gaps, stale symbols, signals; fit to trade or why not",
                              description="Tell gaps, stale symbols, signals; fit to trade or why not.",
                              epilog=_CHECK_EPILOG)  # fmt: skip
@@ -79,9 +90,16 @@ def execute(args: argparse.Namespace) -> int:
 
 def _build(args: argparse.Namespace) -> int:
     config = load_config(args)
-    folder = Path(config["out"] or "cache")
+    folder = Path(config["out"] or DEFAULT_OUT)
     if args.scans:
+        unused = unused_options(config, "feed", "universe", "assets", "seed", "days", "edge_bps", "spectrum")
+        if unused or args.path:
+            raise UsageError(
+                f"--scans compacts stored scans, it takes no {unused or args.path}; leave it out"
+            )
         return _compact(args, Path(args.scans), folder)
+    if args.ended:
+        raise UsageError("--ended is for stored scans: give their folder with --scans")
     if not args.json:
         say(f"building a scan cache from {config['feed']} → {folder}")
     feed = open_feed(config, args.path)
@@ -139,6 +157,7 @@ def _build(args: argparse.Namespace) -> int:
 def _compact(args: argparse.Namespace, source: Path, folder: Path) -> int:
     import numpy as np
 
+    from dolphin.domain.clock import day_from_ns
     from dolphin.domain.errors import DataError
     from dolphin.market.feed import digest, modal_interval_ns
     from dolphin.market.scan_cache import cache_folder, compact_day, is_cache, read_manifest
@@ -147,25 +166,40 @@ def _compact(args: argparse.Namespace, source: Path, folder: Path) -> int:
     started = time.monotonic()
     store = ScanStore(source)
     stamps: list[int] = []
+    # Per day the first and the last scan: (number, stamp).
+    first: dict[str, tuple[int, int]] = {}
+    last: dict[str, tuple[int, int]] = {}
     universe = ""
     for scan in store.scans():
         stamps.append(scan.timestamp_ns)
         universe = universe or scan.universe_id
+        here = scan.scan_number, scan.timestamp_ns
+        first.setdefault(day_from_ns(scan.timestamp_ns), here)
+        last[day_from_ns(scan.timestamp_ns)] = here
     interval = modal_interval_ns(np.array(stamps, dtype=np.int64)) if len(stamps) > 1 else None
     if interval is None:
         raise DataError(f"{source}: fewer than two scans in arrow_scans/; nothing to compact")
     # The first scan names the store: the identity stays while the store grows.
     identity = digest({"kind": "arrow_scans", "universe": universe, "first_ns": stamps[0]})
-    stamp = datetime.now(UTC).strftime("%Y%m%d") if args.rebuild else None
+    today = datetime.now(UTC).strftime("%Y%m%d")
     there = read_manifest(cache_folder(folder)).days if is_cache(folder) and not args.rebuild else {}
     entries = {}
     kept = 0
-    for day in store.days():
-        if day in there and there[day].complete:
-            entries[day] = there[day]
-            kept += there[day].rows
+    ended = args.ended or _run_ended(source, max(number for number, _ in last.values()))
+    days = sorted(last)
+    for day, following in zip(days, [*days[1:], None], strict=True):
+        old = there.get(day)
+        if old is not None and old.complete and old.last_timestamp_ns >= last[day][1]:
+            entries[day] = old
+            kept += old.rows
             continue
-        entries[day] = compact_day(store, folder, day, interval, identity, str(source), stale_stamp=stamp)
+        # A day that was whole when its run had ended, and has grown since, is set aside and built again.
+        grown = old is not None and old.complete
+        entries[day] = compact_day(
+            store, folder, day, interval, identity, str(source),
+            stale_stamp=today if grown or args.rebuild else None,
+            ended=ended if following is None else first[following][0] == last[day][0] + 1,
+        )  # fmt: skip
         if not args.json:
             say(f"{day}: {plural(entries[day].rows, 'scan')} compared value by value, difference 0")
     result = {
@@ -179,6 +213,22 @@ def _compact(args: argparse.Namespace, source: Path, folder: Path) -> int:
     }
     _tell_build(args.json, result)
     return 0
+
+
+def _run_ended(folder: Path, last_scan_number: int) -> bool:
+    """Whether the scans are those of a run that has finished, up to the last one that it decided on."""
+    from dolphin.domain.errors import DolphinError
+    from dolphin.host.finish import JOURNAL_FILE
+    from dolphin.journal.store import Journal
+
+    try:
+        journal = Journal.read_only(folder / JOURNAL_FILE)
+    except DolphinError:
+        return False
+    try:
+        return journal.meta().get("status") == "finished" and journal.last_scan_number() <= last_scan_number
+    finally:
+        journal.close()
 
 
 def _tell_build(as_json: bool, result: dict[str, Any]) -> None:
@@ -199,6 +249,8 @@ def _tell_build(as_json: bool, result: dict[str, Any]) -> None:
         tell(line)
     if incomplete:
         tell(f"  partial    {', '.join(incomplete)}: not whole, refused by backtests without --allow-partial")
+        if "bars" not in result and incomplete[-1] == max(result["days"]):
+            tell("             where no scan follows, say so with --ended, and the last day is whole")
 
 
 def _check(args: argparse.Namespace) -> int:

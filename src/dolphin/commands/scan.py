@@ -21,6 +21,8 @@ from dolphin.commands.shared import (
     tell_feed,
 )
 
+DEFAULT_OUT = "scans"
+
 _EPILOG = """example:
   dolphin scan --feed recorded prices.parquet --out scans
 
@@ -32,7 +34,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = _EPILOG
     parser.add_argument("path", nargs="?", metavar="PATH", help="recording, for --feed recorded")
-    add_settings(parser, "feed", "universe", "assets", "seed", "days", "edge_bps", "out", "spectrum")
+    add_settings(
+        parser, "feed", "universe", "assets", "seed", "days", "edge_bps", "out", "spectrum",
+        out=f"folder that takes the scans (default {DEFAULT_OUT})",
+    )  # fmt: skip
     parser.add_argument("--bars", type=bar_count, metavar="N", help="stop after N bars of the feed")
     add_json(parser)
 
@@ -40,7 +45,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Scan; 0 at the end of the feed, 130 when interrupted."""
     config = load_config(args)
-    folder = Path(config["out"] or "scans")
+    folder = Path(config["out"] or DEFAULT_OUT)
     if not args.json:
         say(f"scanning {config['feed']} → {folder}")
     feed = open_feed(config, args.path)

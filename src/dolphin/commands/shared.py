@@ -13,16 +13,20 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from dolphin.config import SETTINGS, Config, resolve
-from dolphin.domain.errors import UsageError
+from dolphin.config import COMMAND_LINE, SETTINGS, Config, resolve
+from dolphin.domain.errors import DataError, UsageError
+from dolphin.domain.errors import plural as plural
 
 if TYPE_CHECKING:
     from dolphin.domain.params import ParameterSet
     from dolphin.market.feed import Feed
 
 
-def add_settings(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Add the options of the named settings, and --config, --param where a parameter set is among them."""
+def add_settings(parser: argparse.ArgumentParser, *names: str, out: str = "") -> None:
+    """Add the options of the named settings, and --config, --param where a parameter set is among them.
+
+    `out` is the help of --out for a command that writes elsewhere than a run does.
+    """
     group = parser.add_argument_group("settings (default < file < environment < command line)")
     for setting in SETTINGS:
         if setting.name in names:
@@ -30,7 +34,7 @@ def add_settings(parser: argparse.ArgumentParser, *names: str) -> None:
             group.add_argument(
                 f"--{setting.name.replace('_', '-')}",
                 metavar="|".join(setting.choices) or setting.metavar,
-                help=setting.help + default,
+                help=out if out and setting.name == "out" else setting.help + default,
             )
     group.add_argument("--config", metavar="FILE", help="YAML file with settings (or DOLPHIN_CONFIG)")
     if "set" in names:
@@ -92,18 +96,36 @@ def deployment_of(config: Config, params: ParameterSet) -> str:
     return str(config["deployment"])
 
 
+def unused_options(config: Config, *names: str) -> str:
+    """The first of these settings that stands on the command line, as its option; empty for none.
+
+    A file or the environment may hold settings that this command does not use.
+    """
+    for name in names:
+        if config.values[name].origin == COMMAND_LINE:
+            return f"--{name.replace('_', '-')}"
+    return ""
+
+
 def open_feed(config: Config, path: str | None) -> Feed:
     """The feed that the configuration names. Raises DolphinError."""
     universe = Path(config["universe"]) if config["universe"] else None
+    assets = config["assets"] if config.given("assets") else None
     if config["feed"] == "recorded":
+        from dolphin.market.scan_cache import PartialDayError
         from dolphin.market.sources import open_recorded
 
         if not path:
             raise UsageError("--feed recorded needs the PATH of a Parquet panel or of a scan cache")
-        return open_recorded(Path(path), universe=universe, assets=config["assets"])
+        if unused := unused_options(config, "seed", "days", "edge_bps"):
+            raise UsageError(f"{unused} is for the synthetic market, a recording has none; leave it out")
+        try:
+            return open_recorded(Path(path), universe=universe, assets=assets)
+        except PartialDayError as error:
+            raise DataError(f"{error}, or give the PATH of a day's file that is whole") from error
     if path:
         raise UsageError(f"{path}: the {config['feed']} feed takes no PATH; did you mean --feed recorded?")
-    if universe is not None:
+    if unused_options(config, "universe"):
         raise UsageError(
             f"{universe}: the synthetic market has its own universe; did you mean --feed recorded?"
         )
@@ -177,11 +199,6 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def plural(count: int, word: str) -> str:
-    """`1 bar`, `2 bars`, `1,000 bars`."""
-    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def change(value: float | None) -> str:

@@ -42,6 +42,11 @@ class InvariantError(DolphinError):
     """The ledger or the engine broke one of its own rules: no new entries until a person has looked."""
 
 
+def plural(count: int, word: str) -> str:
+    """`1 bar`, `2 bars`, `1,000 bars`."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the closest known word, or an empty string."""
     match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

@@ -26,6 +26,7 @@ import numpy as np
 
 from dolphin.domain.bar import Bar, BoolArray, FloatArray, IntArray
 from dolphin.domain.clock import iso_from_ns
+from dolphin.domain.errors import plural
 
 #: Why a price became NaN, in the order in which the rules are tried.
 RULES = ("text", "missing", "infinite", "zero", "negative")
@@ -82,7 +83,7 @@ class Gap:
 
     def __str__(self) -> str:
         after, before = iso_from_ns(self.after_ns)[:19], iso_from_ns(self.before_ns)[:19]
-        return f"{after}Z to {before}Z ({self.n_missing} bars)"
+        return f"{after}Z to {before}Z ({plural(self.n_missing, 'bar')})"
 
 
 def find_gaps(timestamp_ns: IntArray, interval_ns: int) -> tuple[Gap, ...]:
@@ -112,7 +113,7 @@ def note_of_gaps(gaps: tuple[Gap, ...]) -> str:
     named = "; ".join(str(gap) for gap in gaps[:GAPS_NAMED])
     rest = f" and {len(gaps) - GAPS_NAMED} more" if len(gaps) > GAPS_NAMED else ""
     total = sum(gap.n_missing for gap in gaps)
-    return f"{len(gaps)} gap(s), {total} bars missing in all: {named}{rest}"
+    return f"{plural(len(gaps), 'gap')}, {plural(total, 'bar')} missing in all: {named}{rest}"
 
 
 def modal_interval_ns(timestamp_ns: IntArray) -> int | None:

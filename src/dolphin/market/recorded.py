@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 
 from dolphin.domain.bar import Bar, FloatArray, IntArray
 from dolphin.domain.clock import iso_from_ns
-from dolphin.domain.errors import DataError, StoreError
+from dolphin.domain.errors import DataError, StoreError, plural
 from dolphin.domain.symbols import SYMBOL_BYTES_MAX, check_universe
 from dolphin.market.feed import (
     RULES,
@@ -44,7 +44,7 @@ from dolphin.market.feed import (
     note_of_gaps,
     price_faults,
 )
-from dolphin.market.universe import DEFAULT_ASSETS, read_universe, require_symbols, take_assets
+from dolphin.market.universe import read_universe, require_symbols, take_assets
 
 LONG_COLUMNS = ("ts", "symbol", "close")
 LAYOUTS = "expected a wide panel (ts and one close column per symbol) or a long one (ts, symbol, close)"
@@ -65,7 +65,7 @@ class RecordedFeed:
         self,
         path: Path | str,
         universe: Path | Sequence[str] | None = None,
-        assets: int = DEFAULT_ASSETS,
+        assets: int | None = None,
     ) -> None:
         """Open a panel.
 
@@ -73,7 +73,7 @@ class RecordedFeed:
         ----------
         path : the Parquet file.
         universe : universe file, or the symbols themselves, or None for the panel's own order of columns.
-        assets : how many of them to take, from the front.
+        assets : how many of them to take, from the front; None: up to 50.
         """
         self._path = Path(path)
         self.name = self._path.name
@@ -141,7 +141,7 @@ class RecordedFeed:
         file: pq.ParquetFile,
         columns: list[str],
         universe: Path | Sequence[str] | None,
-        assets: int,
+        assets: int | None,
     ) -> tuple[IntArray, FloatArray, tuple[str, ...]]:
         present = tuple(name for name in columns if name != "ts")
         symbols = self._choose(_symbol_like(present, self.notes), universe, assets)
@@ -153,7 +153,7 @@ class RecordedFeed:
         return ts, prices, symbols
 
     def _read_long(
-        self, file: pq.ParquetFile, universe: Path | Sequence[str] | None, assets: int
+        self, file: pq.ParquetFile, universe: Path | Sequence[str] | None, assets: int | None
     ) -> tuple[IntArray, FloatArray, tuple[str, ...]]:
         table = file.read(columns=list(LONG_COLUMNS))
         row_ts = _stamps(table.column("ts"), self._path)
@@ -164,7 +164,7 @@ class RecordedFeed:
             raise DataError(f"{self._path}: column symbol is {text.type}, expected text; {LAYOUTS}")
         if text.null_count:
             raise DataError(
-                f"{self._path}: {text.null_count} rows have no symbol; every row of a long panel needs one"
+                f"{self._path}: {plural(text.null_count, 'row')} without a symbol; a long panel needs it"
             )
         encoded = text.combine_chunks().dictionary_encode()
         found: list[str] = encoded.dictionary.to_pylist()
@@ -174,7 +174,7 @@ class RecordedFeed:
         column = to_column[encoded.indices.to_numpy(zero_copy_only=False)]
         ts, row = np.unique(row_ts, return_inverse=True)
         if len(ts) < 2:
-            raise DataError(f"{self._path}: holds {len(ts)} bar; a panel needs at least two")
+            raise DataError(f"{self._path}: holds {plural(len(ts), 'bar')}; a panel needs at least two")
 
         keep = np.flatnonzero(column >= 0)
         flat = row[keep] * len(symbols) + column[keep]
@@ -190,7 +190,7 @@ class RecordedFeed:
         return ts, prices, symbols
 
     def _choose(
-        self, present: tuple[str, ...], universe: Path | Sequence[str] | None, assets: int
+        self, present: tuple[str, ...], universe: Path | Sequence[str] | None, assets: int | None
     ) -> tuple[str, ...]:
         if universe is None:
             wanted, source = present, self.name
@@ -265,11 +265,15 @@ class RecordedFeed:
             self.rejections.items(), key=lambda item: (order[item[0][1]], item[0])
         ):
             at = iso_from_ns(int(self._stamps[self._first[symbol, rule]]))[:19]
-            self.notes.append(f"{symbol}: {n} value(s) rejected ({rule}), the first in the bar of {at}Z")
+            self.notes.append(
+                f"{symbol}: {plural(n, 'value')} rejected ({rule}), the first in the bar of {at}Z"
+            )
         step = np.diff(self._stamps)
         for what, n in (("duplicate", int((step == 0).sum())), ("backward", int((step < 0).sum()))):
             if n:
-                self.notes.append(f"{n} {what} timestamp(s): the scanner will refuse and count these bars")
+                self.notes.append(
+                    f"{plural(n, f'{what} timestamp')}: the scanner will refuse and count these bars"
+                )
         if self.gaps:
             self.notes.append(note_of_gaps(self.gaps))
 
@@ -305,9 +309,7 @@ def _symbol_like(names: tuple[str, ...], notes: list[str]) -> tuple[str, ...]:
     good = tuple(name for name in names if _can_be_symbol(name))
     if len(good) < len(names):
         others = [name for name in names if not _can_be_symbol(name)]
-        notes.append(
-            f"{len(others)} column(s) are no symbols and are left out: {', '.join(others[:5])[:120]}"
-        )
+        notes.append(f"{plural(len(others), 'column')} left out, no symbol: {', '.join(others[:5])[:120]}")
     return good
 
 
@@ -328,11 +330,11 @@ def _stamps(column: pa.ChunkedArray, path: Path) -> IntArray:
     """
     kind = column.type
     if len(column) < 2:
-        raise DataError(f"{path}: holds {len(column)} row(s); a panel needs at least two")
+        raise DataError(f"{path}: holds {plural(len(column), 'row')}; a panel needs at least two")
     if column.null_count:
         row = int(np.argmax(column.is_null().to_numpy()))
         raise DataError(
-            f"{path}: ts is empty in {column.null_count} row(s), first in row {row}; every bar needs a time"
+            f"{path}: ts is empty in {plural(column.null_count, 'row')}, first in row {row}; a bar needs a time"
         )
     if pa.types.is_timestamp(kind):
         try:

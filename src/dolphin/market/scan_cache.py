@@ -39,12 +39,12 @@ import pyarrow.parquet as pq
 
 from dolphin.domain.bar import Bar, BoolArray, FloatArray, IntArray
 from dolphin.domain.clock import NS_PER_DAY, day_from_ns, day_start_ns, iso_from_ns
-from dolphin.domain.errors import DataError, StoreError, UsageError, nearest
+from dolphin.domain.errors import DataError, StoreError, UsageError, nearest, plural
 from dolphin.domain.scan import WARMUP_PRICES, Scan
 from dolphin.domain.symbols import universe_id
 from dolphin.market.feed import Gap, digest, note_of_gaps
 from dolphin.market.scan_store import ScanStore, fsync_folder
-from dolphin.market.universe import DEFAULT_ASSETS, read_universe, require_symbols, take_assets
+from dolphin.market.universe import read_universe, require_symbols, take_assets
 
 FOLDER = "scan_cache"
 MANIFEST = "manifest.json"
@@ -67,6 +67,13 @@ _FLOAT_FIELDS = tuple(name for _, name in FIELDS[_N_INTEGERS:])
 _STALE_KEY = b"dolphin.stale"
 _UNIVERSE_KEY = b"dolphin.universe_id"
 _STAMP = re.compile(r"\d{8}")
+
+
+class PartialDayError(DataError):
+    """A day that is half built, has holes, or is not what the manifest says.
+
+    The way out is to build it again; a caller that can take such days adds how.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,14 +373,15 @@ class CacheReader:
         """Compare one day's file with the manifest and return what is wrong with it: nothing, for a whole
         day.
 
-        Raises DataError with the day and the first reason, unless `allow_partial`; a day that is not in the
-        manifest, or whose file cannot be read at all, is refused in any case.
+        Raises PartialDayError with the day and the first reason, unless `allow_partial`; a day that is not in
+        the manifest, or whose file cannot be read at all, is refused in any case (DataError).
         """
         entry = self._entry(day)
         path = self._path(day)
         faults: list[str] = []
         if not entry.complete:
-            why = f"{entry.number_gaps} hole(s) in its scan numbers" if entry.number_gaps else "half built"
+            holes = plural(entry.number_gaps, "hole")
+            why = f"{holes} in its scan numbers" if entry.number_gaps else "half built"
             faults.append(f"{why}, its last scan is of {iso_from_ns(entry.last_timestamp_ns)[11:19]}")
         if _sha256_of(path) != entry.sha256:
             faults.append("its content is not what the manifest records")
@@ -384,9 +392,9 @@ class CacheReader:
         if len(stamps):
             if (np.diff(stamps) <= 0).any():
                 faults.append("its times do not grow")
-            holes = int((np.diff(numbers) != 1).sum())
-            if holes and not entry.number_gaps:
-                faults.append(f"{holes} hole(s) in its scan numbers")
+            n_holes = int((np.diff(numbers) != 1).sum())
+            if n_holes and not entry.number_gaps:
+                faults.append(f"{plural(n_holes, 'hole')} in its scan numbers")
             if int(stamps[-1]) != entry.last_timestamp_ns:
                 faults.append(
                     f"its last scan is of {iso_from_ns(int(stamps[-1]))[11:19]}, the manifest has"
@@ -395,7 +403,7 @@ class CacheReader:
             if day_from_ns(int(stamps[0])) != day or day_from_ns(int(stamps[-1])) != day:
                 faults.append("it holds scans of another day")
         if faults and not allow_partial:
-            raise DataError(f"{path}: {day} is refused: {faults[0]}; build it again, or allow partial days")
+            raise PartialDayError(f"{path}: {day} is refused: {faults[0]}; build it again to its end")
         return faults
 
     def columns(self, day: str) -> dict[str, Any]:
@@ -485,7 +493,7 @@ class CacheFeed:
         self,
         path: Path | str,
         universe: Path | Sequence[str] | None = None,
-        assets: int = DEFAULT_ASSETS,
+        assets: int | None = None,
         allow_partial: bool = False,
     ) -> None:
         """Open a cache folder, a storage root, or one day's file.
@@ -562,10 +570,12 @@ def compact_day(
     source_id: str,
     source: str = "",
     stale_stamp: str | None = None,
+    ended: bool = False,
 ) -> DayEntry:
     """Build one finished day of the cache from the Arrow store, read it back, and compare every value.
 
-    The day is complete when its last scan is the day's last bar. Raises DataError when the store has no scan
+    The day is complete when its last scan is the day's last bar, or when nothing of it can follow: `ended`.
+    Raises DataError when the store has no scan
     of that day or when what was written differs from what was read (the maximum difference allowed is 0).
     """
     scans = sorted(store.scans_of_day(day), key=lambda scan: scan.timestamp_ns)
@@ -576,7 +586,8 @@ def compact_day(
     )
     for scan in scans:
         writer.add(scan)
-    writer.finish(complete=scans[-1].timestamp_ns > day_start_ns(day) + NS_PER_DAY - 2 * interval_ns)
+    last_bar_ns = day_start_ns(day) + NS_PER_DAY - 2 * interval_ns
+    writer.finish(complete=ended or scans[-1].timestamp_ns > last_bar_ns)
     reader = CacheReader(root)
     verify_day(reader, day, scans)
     return reader.manifest.days[day]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from dolphin.domain.errors import DataError, StoreError, UsageError, nearest
+from dolphin.domain.errors import DataError, StoreError, UsageError, nearest, plural
 from dolphin.domain.symbols import check_universe
 
 DEFAULT_ASSETS = 50
@@ -45,16 +45,21 @@ def read_universe(path: Path) -> tuple[str, ...]:
     return _from_csv(text, str(path))
 
 
-def take_assets(symbols: tuple[str, ...], n_assets: int, source: str) -> tuple[tuple[str, ...], str | None]:
-    """The first `n_assets` symbols, and a note when the source has fewer.
+def take_assets(
+    symbols: tuple[str, ...], n_assets: int | None, source: str
+) -> tuple[tuple[str, ...], str | None]:
+    """The first `n_assets` symbols, and a note when the source has fewer. None asks for up to 50.
 
     Raises UsageError when n_assets < 1.
     """
+    if n_assets is None:
+        return symbols[:DEFAULT_ASSETS], None
     if n_assets < 1:
         raise UsageError(f"assets is {n_assets}; a universe needs at least one")
     taken = symbols[:n_assets]
     if len(taken) < n_assets:
-        return taken, f"{source} has {len(taken)} symbols, fewer than the {n_assets} asked for: all are taken"
+        has = f"{source} has {plural(len(taken), 'symbol')}"
+        return taken, f"{has}, fewer than the {n_assets} asked for: all are taken"
     return taken, None
 
 

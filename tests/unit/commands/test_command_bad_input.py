@@ -87,9 +87,7 @@ def test_people_are_told_what_was_refused(baseline: Baseline) -> None:
         "             XRPUSDT: 1 value of the source refused (zero)",
     ):
         assert line in told.out.splitlines()
-    assert (
-        "note: XRPUSDT: 1 value(s) rejected (zero), the first in the bar of 2021-04-03T00:00:01Z" in told.err
-    )
+    assert "note: XRPUSDT: 1 value rejected (zero), the first in the bar of 2021-04-03T00:00:01Z" in told.err
 
 
 def test_a_symbol_that_never_has_a_price(run: Run) -> None:
@@ -152,7 +150,7 @@ def refused(told: Told, *texts: str, code: int = 1) -> None:
 def test_a_one_row_panel(run: Run) -> None:
     refused(
         run(panel_with(lambda c: c.update({name: values[:1] for name, values in c.items()}))),
-        "panel.parquet: holds 1 row(s); a panel needs at least two",
+        "panel.parquet: holds 1 row; a panel needs at least two",
     )
 
 
@@ -403,6 +401,28 @@ def test_a_run_in_use_is_not_touched(run: Run) -> None:
 
 
 # -- options of a feed ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words", [("--seed", "3"), ("--days", "2"), ("--edge-bps", "0")], ids=lambda words: words[0]
+)
+@pytest.mark.parametrize("command", [("run",), ("scan",), ("data", "build"), ("data", "check")], ids=" ".join)
+def test_an_option_of_the_synthetic_market_for_a_recording(
+    command: tuple[str, ...], words: tuple[str, str], baseline: Baseline
+) -> None:
+    told = invoke(*command, "--feed", "recorded", baseline.panel, *words, "--json")
+    refused(told, f"{words[0]} is for the synthetic market, a recording has none; leave it out", code=2)
+
+
+def test_a_file_or_the_environment_may_say_more_than_a_feed_uses(
+    baseline: Baseline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("my.yml").write_text("seed: 3\nuniverse: u.csv\n")
+    monkeypatch.setenv("DOLPHIN_DAYS", "0.001")
+    assert invoke("scan", "--config", "my.yml", "--assets", "6", "--bars", "2", "--json").code == 0
+    monkeypatch.setenv("DOLPHIN_SEED", "3")
+    words = ("--feed", "recorded", baseline.panel, "--bars", "2", "--json", "--out", "b")
+    assert invoke("scan", *words).code == 0
 
 
 def test_a_path_for_the_synthetic_market() -> None:

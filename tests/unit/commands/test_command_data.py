@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import shutil
 import signal
+import sqlite3
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -290,17 +293,72 @@ def test_compacted_scans_hold_the_runs_decisions(baseline: Baseline) -> None:
     assert told.code == 0
     s = told.json
     assert (s["scans"], s["scans_quarantined"]) == (349, 0)
-    assert [day["complete"] for day in s["days"].values()] == [True, False]
-    assert f"{DAYS[1]} is refused" in backtest(cache="compacted").error
+    assert [day["complete"] for day in s["days"].values()] == [True, True]
+    assert backtest(cache="compacted").json["decisions_sha256"] == baseline.digest
+
+
+def test_the_last_day_of_scans_without_a_finished_run_is_half_built_until_said_otherwise(
+    baseline: Baseline,
+) -> None:
+    shutil.copytree(baseline.folder / "arrow_scans", "scans/arrow_scans")
+    told = invoke("data", "build", "--scans", "scans", "--out", "compacted")
+    assert f"  partial    {DAYS[1]}: not whole" in told.out
+    assert "say so with --ended" in told.out
+    refused = backtest(cache="compacted").error
+    assert f"{DAYS[1]} is refused: half built" in refused
+    assert "build it again to its end" in refused
     tested = backtest("--allow-partial", cache="compacted", out="partial")
     assert tested.json["decisions_sha256"] == baseline.digest
+    ended = compact("scans", "--ended").json
+    assert (ended["scans_there"], ended["days"][DAYS[1]]) == (148, {"rows": 201, "complete": True})
+    assert backtest(cache="compacted", out="whole").json["decisions_sha256"] == baseline.digest
+
+
+def test_a_run_that_goes_on_or_lost_its_last_scan_has_no_whole_last_day(baseline: Baseline) -> None:
+    shutil.copytree(baseline.folder, "lost")
+    sorted(Path("lost/arrow_scans", DAYS[1]).glob("*.arrow"))[-1].unlink()
+    assert compact("lost").json["days"][DAYS[1]] == {"rows": 200, "complete": False}
+    shutil.copytree(baseline.folder, "running")
+    with contextlib.closing(sqlite3.connect("running/journal.db")) as db, db:
+        db.execute("UPDATE meta SET value = 'running' WHERE key = 'status'")
+    told = compact("running", out="other")
+    assert told.json["days"][DAYS[1]] == {"rows": 201, "complete": False}
+
+
+def test_a_partial_cache_as_a_feed_names_a_way_out_that_is_there(baseline: Baseline) -> None:
+    shutil.copytree(baseline.folder / "arrow_scans", "scans/arrow_scans")
+    assert compact("scans").code == 0
+    told = invoke("scan", "--feed", "recorded", "compacted", "--json")
+    assert told.code == 1
+    assert f"{DAYS[1]} is refused: half built" in told.error
+    assert told.error.endswith("build it again to its end, or give the PATH of a day's file that is whole")
+    day = Path("compacted/scan_cache", f"{DAYS[0]}.parquet")
+    assert invoke("scan", "--feed", "recorded", day, "--json").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("--scans", "x", "--seed", "3"), "--scans compacts stored scans, it takes no --seed"),
+        (("--scans", "x", "--feed", "recorded"), "it takes no --feed; leave it out"),
+        (("--scans", "x", "prices.parquet"), "it takes no prices.parquet; leave it out"),
+        (("--ended",), "--ended is for stored scans: give their folder with --scans"),
+    ],
+)
+def test_options_that_do_not_go_together(words: tuple[str, ...], text: str) -> None:
+    told = invoke("data", "build", *words, "--json")
+    assert told.code == 2
+    assert text in told.error
+    assert not any(Path().iterdir())
 
 
 def test_a_growing_store_is_compacted_day_by_day(run: Run, baseline: Baseline) -> None:
     assert run(None, "out", "--bars", "860").code == 0
-    assert compact("out").json["days"] == {DAYS[0]: {"rows": 109, "complete": False}}
+    assert compact("out").json["days"] == {DAYS[0]: {"rows": 109, "complete": True}}
     assert run(None, "out", "--bars", "1000", "--resume").code == 0
     second = compact("out")
+    stamp = datetime.now(UTC).strftime("%Y%m%d")
+    assert f"scan_cache/{DAYS[0]}.parquet.STALE_{stamp}" in tree(Path("compacted"))
     assert second.code == 0, second.err
     assert second.json["days"][DAYS[0]] == {"rows": 148, "complete": True}
     whole = tree(Path("compacted"))[f"scan_cache/{DAYS[0]}.parquet"]
@@ -308,7 +366,7 @@ def test_a_growing_store_is_compacted_day_by_day(run: Run, baseline: Baseline) -
     third = compact("out").json
     assert (third["scans"], third["scans_there"]) == (349, 148)
     assert tree(Path("compacted"))[f"scan_cache/{DAYS[0]}.parquet"] == whole
-    tested = backtest("--allow-partial", cache="compacted")
+    tested = backtest(cache="compacted")
     assert tested.json["decisions_sha256"] == baseline.digest
 
 
@@ -332,7 +390,7 @@ def test_a_damaged_scan_makes_its_day_partial(run: Run) -> None:
     assert told.json["days"][DAYS[0]] == {"rows": 147, "complete": False}
     assert Path("out/quarantine", victim.name).exists()
     refused = backtest("--to", DAYS[0], cache="compacted")
-    assert "1 hole(s) in its scan numbers" in refused.error
+    assert "1 hole in its scan numbers" in refused.error
     assert read_manifest(Path("compacted/scan_cache")).days[DAYS[0]].number_gaps == 1
 
 

@@ -55,6 +55,22 @@ def test_the_module_of_every_command_is_there() -> None:
         assert callable(module.execute)
 
 
+@pytest.mark.parametrize(
+    ("words", "default"),
+    [
+        (("run",), "under runs/"),
+        (("backtest",), "under runs/"),
+        (("scan",), "(default scans)"),
+        (("data", "build"), "(default cache)"),
+    ],
+)
+def test_the_help_of_out_names_the_default_of_its_command(words: tuple[str, ...], default: str) -> None:
+    text = " ".join(invoke(*words, "--help").out.split())
+    assert default in text.rpartition("--out DIR")[2][:120]
+    if words not in (("run",), ("backtest",)):
+        assert "runs/" not in text.rpartition("--out DIR")[2][:120]
+
+
 def test_version() -> None:
     told = invoke("--version")
     assert (told.code, told.out) == (0, f"dolphin {__version__}\n")

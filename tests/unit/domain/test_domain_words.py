@@ -61,6 +61,10 @@ def test_instants_survive_the_round_trip_and_sort_like_their_text(ns: int) -> No
     )
 
 
+def test_one_is_told_from_many() -> None:
+    assert [errors.plural(n, "bar") for n in (0, 1, 1_000)] == ["0 bars", "1 bar", "1,000 bars"]
+
+
 def test_days_and_times_of_day() -> None:
     noon = int(datetime(2024, 2, 29, 12, 34, 56, tzinfo=UTC).timestamp()) * clock.NS_PER_S
     assert clock.day_from_ns(noon) == "2024-02-29"

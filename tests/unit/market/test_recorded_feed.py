@@ -136,7 +136,7 @@ def test_bad_values_become_nan_and_are_counted_by_symbol_and_rule(tmp_path):
         ("XRPUSDT", "infinite"): 1,
     }
     told = "\n".join(feed.notes)
-    assert "XRPUSDT: 1 value(s) rejected (text), the first in the bar of 2021-04-02T00:02:00Z" in told
+    assert "XRPUSDT: 1 value rejected (text), the first in the bar of 2021-04-02T00:02:00Z" in told
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_gaps_are_jumps_of_time_and_told(tmp_path):
     feed = RecordedFeed(write(tmp_path, ts=pa.array(t, pa.timestamp("ns")), BTCUSDT=[1.0] * 5))
     assert feed.interval_ns == MINUTE
     assert [gap.n_missing for gap in feed.gaps] == [7]
-    assert any("1 gap(s), 7 bars missing" in note for note in feed.notes)
+    assert any("1 gap, 7 bars missing" in note for note in feed.notes)
 
 
 def test_duplicate_and_backward_times_are_delivered_as_they_come(tmp_path):
@@ -185,7 +185,9 @@ def test_universe_files_choose_and_order(tmp_path):
     yml.write_text("- ETHUSDT\n- XRPUSDT\n")
     feed = RecordedFeed(path, universe=str(yml))
     assert feed.symbols == ("ETHUSDT", "XRPUSDT")
-    assert any("fewer than the 50" in note for note in feed.notes)
+    assert not any("fewer" in note for note in feed.notes)
+    asked = RecordedFeed(path, universe=str(yml), assets=50)
+    assert "u.yml has 2 symbols, fewer than the 50 asked for: all are taken" in asked.notes[0]
     assert feed.source_id != RecordedFeed(path).source_id
 
 
@@ -267,10 +269,10 @@ class TestRefusedFiles:
         self.check(path, DataError, "no Parquet file")
 
     def test_no_rows(self, tmp_path):
-        self.check(wide(tmp_path, n=0), DataError, "holds 0 row(s)")
+        self.check(wide(tmp_path, n=0), DataError, "holds 0 rows")
 
     def test_one_row(self, tmp_path):
-        self.check(wide(tmp_path, n=1), DataError, "holds 1 row(s)")
+        self.check(wide(tmp_path, n=1), DataError, "holds 1 row")
 
     def test_one_bar_in_a_long_panel(self, tmp_path):
         t = pa.array([T0, T0], pa.timestamp("ns"))
@@ -298,7 +300,7 @@ class TestRefusedFiles:
     def test_ts_with_a_hole(self, tmp_path):
         t = pa.array([T0, None, T0 + MINUTE], pa.timestamp("ns"))
         self.check(
-            write(tmp_path, ts=t, BTCUSDT=[1.0] * 3), DataError, "ts is empty in 1 row(s), first in row 1"
+            write(tmp_path, ts=t, BTCUSDT=[1.0] * 3), DataError, "ts is empty in 1 row, first in row 1"
         )
 
     def test_ts_beyond_nanoseconds(self, tmp_path):
@@ -320,7 +322,7 @@ class TestRefusedFiles:
 
     def test_long_with_a_row_of_no_symbol(self, tmp_path):
         path = write(tmp_path, ts=stamps(2), symbol=["BTCUSDT", None], close=[1.0, 2.0])
-        self.check(path, DataError, "1 rows have no symbol")
+        self.check(path, DataError, "1 row without a symbol")
 
 
 @pytest.mark.recordings
