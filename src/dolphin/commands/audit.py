@@ -10,9 +10,11 @@ from dolphin.commands.shared import add_json, plural, print_json, tell
 _EPILOG = """example:
   dolphin audit runs/20260105T000000-gold-synthetic-1
 
-Recomputes every cash flow in decimal arithmetic from the booked fills, compares
-entry and exit prices with the stored scans, and checks that bars, positions,
-trades and legs fit together. Exit 0 only if nothing is found.
+Recomputes leverage, notional, exit fill, order-book edge and every cash flow in
+decimal arithmetic, compares entry and exit prices with the stored scans, and
+checks that bars, positions, trades and legs fit together. A run without stored
+scans (a backtest) has its prices not proved, and the last line says so.
+Exit 0 only if nothing is found.
 """
 
 
@@ -49,6 +51,7 @@ def execute(args: argparse.Namespace) -> int:
         print_json({
             "balanced": result.balanced, "bars": result.bars, "trades": result.trades,
             "cash_flows": result.cash_flows, "prices_checked": result.prices_checked,
+            "prices_proved": has_scans and result.balanced,
             "initial": str(result.initial), "balance": str(result.balance),
             "decisions_sha256": result.decisions_sha256, "findings": result.findings,
             "findings_total": result.findings_total,
@@ -67,9 +70,10 @@ def execute(args: argparse.Namespace) -> int:
     tell(f"{plural(result.bars, 'bar')}, {trades}, {checked}")
     tell(f"{result.initial:,.8f} + cash flows = {result.balance:,.8f} USDT")
     tell(f"decisions sha256 {result.decisions_sha256}")
-    tell(
-        "balanced: every cash flow is proved"
-        if result.balanced
-        else f"NOT balanced: {plural(result.findings_total, 'finding')}"
-    )
+    if not result.balanced:
+        tell(f"NOT balanced: {plural(result.findings_total, 'finding')}")
+    elif has_scans:
+        tell("balanced: every cash flow is proved")
+    else:
+        tell("balanced: cash flows follow from the booked fills; prices not proved (no scans)")
     return 0 if result.balanced else 1

@@ -70,6 +70,56 @@ def test_audit_without_scans_says_so(baseline: Baseline) -> None:
     told = invoke("audit", "out")
     assert told.code == 0
     assert "no scans to check prices" in told.out
+    assert told.out.splitlines()[-1] == (
+        "balanced: cash flows follow from the booked fills; prices not proved (no scans)"
+    )
+    assert "every cash flow is proved" not in told.out
+    assert max(map(len, told.out.splitlines())) <= 83
+    assert invoke("audit", "out", "--json").json["prices_proved"] is False
+    assert invoke("audit", baseline.folder, "--json").json["prices_proved"] is True
+
+
+def _scan_of_first_entry(folder: str) -> Path:
+    with sqlite3.connect(f"{folder}/journal.db") as db:
+        number = db.execute("SELECT scan_number FROM decisions WHERE action = 1 LIMIT 1").fetchone()[0]
+    return next(Path(folder, "arrow_scans").glob(f"*/scan_{number:06d}_*.arrow"))
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def _folder_instead(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (Path.unlink, "its entry price is not proved, scan"),
+        (_cut, "is no whole Arrow file"),
+        (_folder_instead, "cannot be read"),
+    ],
+)
+def test_audit_finds_a_scan_that_is_gone_or_damaged(
+    baseline: Baseline, harm: Callable[[Path], None], words: str
+) -> None:
+    shutil.copytree(baseline.folder, "out")
+    harm(_scan_of_first_entry("out"))
+    told = invoke("audit", "out")
+    assert told.code == 1
+    assert words in told.out
+    assert "NOT balanced: 1 finding" in told.out
+
+
+def test_audit_misses_the_digest_of_a_finished_run(baseline: Baseline) -> None:
+    shutil.copytree(baseline.folder, "out")
+    with sqlite3.connect("out/journal.db") as db:
+        db.execute("DELETE FROM meta WHERE key = 'decisions_sha256'")
+    told = invoke("audit", "out", "--json")
+    assert told.code == 1
+    assert told.json["findings"] == ["the run is finished and has no recorded digest of its decisions"]
 
 
 # -- diff ------------------------------------------------------------------------------------------------

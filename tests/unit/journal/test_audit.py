@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import re
 import sqlite3
 import struct
@@ -16,12 +18,15 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "sim"))
 
-from scan_market import scans, traded
+from scan_market import scans, traded, trader_of
 
+from dolphin.domain.clock import day_from_ns
+from dolphin.domain.codes import ACTION_ENTER, ACTION_EXIT, ACTION_HOLD, REASONS, STOP_LOSS
 from dolphin.domain.decision import Decision
-from dolphin.domain.errors import DataError
-from dolphin.domain.params import NAMED_SETS
-from dolphin.journal.audit import FINDINGS_SHOWN, AuditResult, audit
+from dolphin.domain.errors import DataError, StoreError
+from dolphin.domain.params import GOLD, NAMED_SETS, ParameterSet
+from dolphin.journal.audit import FINDINGS_SHOWN, AuditResult, PriceOf, audit
+from dolphin.journal.ledger import LEGS, ClosedTrade, legs_of
 from dolphin.journal.store import Journal
 
 MARKET = scans(21, 420)
@@ -80,7 +85,11 @@ def forge(path: Path, where: str, **fields: object) -> None:
 @pytest.mark.parametrize("name", sorted(NAMED_SETS))
 def test_an_honest_book_has_no_finding(name: str, tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
-    traded(path, MARKET, name)
+    trader = trader_of(path, name, deployment="TEST")
+    for scan in MARKET:
+        trader.on_scan(scan)
+    trader.stop()
+    trader.journal.close()
     result = audited(path, name)
     assert result.findings == []
     assert result.balanced
@@ -263,24 +272,330 @@ def test_a_forged_decision_is_found_though_its_checksum_is_right(case: str, book
     assert any(re.search(words, text) for text in result.findings), result.findings
 
 
-def test_prices_of_another_market_are_found(book: Path) -> None:
+# -- the whole book told anew ----------------------------------------------------------------------------
+
+#: (stage, number of the trade, decision as it is) → fields to tell instead.
+Tell = Callable[[str, int, Decision], dict[str, object]]
+
+_POSITION = (
+    "lane_base",
+    "lane_dc",
+    "lane_regime",
+    "lane_ob",
+    "lane_esof",
+    "raw",
+    "cap",
+    "leverage",
+    "notional",
+)
+
+
+def rebook(path: Path, tell: Tell, params: ParameterSet = GOLD) -> None:
+    """Tell every bar, trade, leg, day and digest anew, with all money following from what `tell` changes.
+
+    Its stages: `entry`, before the notional follows; `size`, after it; `exit`, before costs and result
+    follow; `told`, after them.
+    """
+
+    def changed(decision: Decision, stage: str) -> Decision:
+        return msgspec.structs.replace(decision, **tell(stage, n, decision))
+
+    def fee(maker: float) -> float:
+        return (0.0002 * maker + 0.0005 * (1.0 - maker)) * decision.notional
+
+    journal = Journal.read_only(path)
+    records = list(journal.records())
+    ids = [trade.trade_id for trade in journal.trades()]
+    journal.close()
+    held: Decision | None = None
+    capital, n = params.initial_capital, 0
+    rows, trades, flows = [], [], []
+    closes: dict[str, float] = {}
+    digest = hashlib.sha256()
+    for record in records:
+        decision = msgspec.structs.replace(record.decision(), capital=capital)
+        if decision.action == ACTION_ENTER:
+            n += 1
+            decision = changed(decision, "entry")
+            notional = capital * decision.fraction * decision.leverage * decision.proxy_scale
+            held = decision = changed(msgspec.structs.replace(decision, notional=notional), "size")
+        elif decision.action in (ACTION_HOLD, ACTION_EXIT):
+            assert held is not None
+            same = {name: getattr(held, name) for name in _POSITION}
+            decision = msgspec.structs.replace(decision, entry_price=held.price, **same)
+        if decision.action == ACTION_EXIT:
+            assert held is not None
+            decision = changed(decision, "exit")
+            entry_fee, exit_fee = fee(params.sp_maker_entry_rate), fee(params.sp_maker_exit_rate)
+            share = params.direction * (decision.price - held.price) / held.price + decision.ob_edge
+            net = share * decision.notional - entry_fee - exit_fee
+            capital += net
+            decision = msgspec.structs.replace(
+                decision, entry_fee=entry_fee, exit_fee=exit_fee, net=net, capital=capital,
+                gross=share * decision.notional,
+            )  # fmt: skip
+            honest, decision = decision, changed(decision, "told")
+            trade = _trade_of(ids[n - 1], held, decision, params)
+            legs = legs_of(_trade_of(ids[n - 1], held, honest, params))
+            trades.append(msgspec.structs.astuple(trade))
+            flows += [(trade.trade_id, leg, legs[leg], trade.exit_bar, trade.exit_ns) for leg in LEGS]
+            held = None
+        equity = capital
+        if held is not None:
+            equity += params.direction * (decision.price - held.price) / held.price * held.notional
+        closes[day_from_ns(decision.timestamp_ns)] = capital
+        canonical, detail = decision.canonical(), msgspec.msgpack.encode(decision)
+        digest.update(canonical)
+        checksum = zlib.crc32(detail, zlib.crc32(canonical, zlib.crc32(record.lambdas or b"", zlib.crc32(
+            struct.pack("<dq", equity, record.certified_bits)))))  # fmt: skip
+        rows.append((decision.scan_number, decision.action, decision.reason, decision.asset, equity,
+                     canonical, detail, checksum, decision.bar_idx))  # fmt: skip
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.executemany(
+            "UPDATE decisions SET scan_number = ?, action = ?, reason = ?, asset = ?, equity = ?,"
+            " canonical = ?, detail = ?, checksum = ? WHERE bar_idx = ?",
+            rows,
+        )
+        connection.execute("DELETE FROM cash_flows")
+        connection.execute("DELETE FROM trades")
+        connection.executemany(f"INSERT INTO trades VALUES ({', '.join('?' * 18)})", trades)
+        connection.executemany(
+            "INSERT INTO cash_flows (trade_id, leg, amount_e8, bar_idx, timestamp_ns) VALUES (?, ?, ?, ?, ?)",
+            flows,
+        )
+        for date, text in connection.execute("SELECT date, result FROM days").fetchall():
+            day = json.loads(text) | {"capital": closes[date]}
+            connection.execute("UPDATE days SET result = ? WHERE date = ?", (json.dumps(day), date))
+        connection.execute("UPDATE meta SET value = ? WHERE key = 'decisions_sha256'", (digest.hexdigest(),))
+    connection.close()
+
+
+def _trade_of(trade_id: str, entry: Decision, leave: Decision, params: ParameterSet) -> ClosedTrade:
+    return ClosedTrade(
+        trade_id=trade_id,
+        asset=leave.asset,
+        direction=params.direction,
+        entry_bar=entry.bar_idx,
+        exit_bar=leave.bar_idx,
+        entry_ns=entry.timestamp_ns,
+        exit_ns=leave.timestamp_ns,
+        entry_price=entry.price,
+        exit_scan_price=leave.scan_price,
+        exit_price=leave.price,
+        notional=leave.notional,
+        leverage=leave.leverage,
+        reason=REASONS[leave.reason],
+        entry_fee=leave.entry_fee,
+        exit_fee=leave.exit_fee,
+        ob_edge=leave.ob_edge,
+        net=leave.net,
+        stale_price=leave.stale_price,
+    )
+
+
+def on_second(stage: str, fields: Callable[[Decision], dict[str, object]]) -> Tell:
+    """Change the second trade at one stage."""
+    return lambda at, n, decision: fields(decision) if (at, n) == (stage, 2) else {}
+
+
+def sized(decision: Decision, **fields: float) -> dict[str, object]:
+    """Changed lanes, raw or cap, with the leverage that follows from raw and cap."""
+    new = msgspec.structs.replace(decision, **fields)
+    return {**fields, "leverage": max(GOLD.min_leverage, min(new.raw, new.cap))}
+
+
+RETOLD: dict[str, tuple[Tell, str]] = {
+    "a fill with half the slippage": (
+        on_second("exit", lambda d: {"price": d.scan_price * 1.00005}),
+        r"trade \S+-000002: exit is filled at .*, scan price and slippage 0.0001 give",
+    ),
+    "a fill with too much slippage": (
+        on_second("exit", lambda d: {"price": d.scan_price * 1.0002}),
+        "exit is filled at",
+    ),
+    "a forced exit that pays like an ordinary one": (
+        on_second("exit", lambda d: {"reason": STOP_LOSS}),
+        "exit is filled at .*slippage 0.0005 give",
+    ),
+    "an edge turned over": (
+        on_second("exit", lambda d: {"ob_edge": 0.0005 - d.ob_edge}),
+        "the order-book edge is .*, the draw of this exit gives",
+    ),
+    "an edge of another size": (
+        on_second("exit", lambda d: {"ob_edge": 0.0015}),
+        "the order-book edge is 0.0015, the draw of this exit gives",
+    ),
+    "an edge beyond what books can give": (
+        on_second("exit", lambda d: {"ob_edge": 0.0015, "books": "present"}),
+        # An exit with books takes no draw, so that the next exit's comes from another place of the stream.
+        "the order-book edge is (0.0015, books can give 0 to 0.0005|0.0005, the draw of this exit gives 0.0)",
+    ),
+    "a larger notional": (
+        on_second("size", lambda d: {"notional": d.notional * 1.5}),
+        "notional is .*, capital, fraction and leverage give",
+    ),
+    "a notional a little larger": (
+        on_second("size", lambda d: {"notional": d.notional * (1.0 + 1e-9)}),
+        "notional is .*, capital, fraction and leverage give",
+    ),
+    "a larger fraction": (
+        on_second("entry", lambda d: {"fraction": 0.6}),
+        "fraction is 0.6, the set allows 0.02 to 0.2",
+    ),
+    "a size factor of nobody": (
+        on_second("entry", lambda d: {"proxy_scale": 2.0}),
+        "proxy_scale is 2.0",
+    ),
+    "another leverage": (
+        on_second("entry", lambda d: {"leverage": d.leverage + 1.0}),
+        "leverage is .*, raw and cap give",
+    ),
+    "another raw leverage": (
+        on_second("entry", lambda d: sized(d, raw=d.raw * 1.25)),
+        "raw leverage is .*, the lanes give",
+    ),
+    "another lane": (
+        on_second("entry", lambda d: {"lane_dc": d.lane_dc * 1.000001}),
+        "raw leverage is .*, the lanes give",
+    ),
+    "another cap": (
+        on_second("entry", lambda d: sized(d, cap=0.55)),
+        "the leverage's cap is 0.55, lanes and set give",
+    ),
+    "a stalker without his cap": (
+        on_second("entry", lambda d: {"posture": 1}),
+        "the leverage's cap is .*, lanes and set give 2.0",
+    ),
+    "a lane that is no number": (
+        on_second("entry", lambda d: {"lane_ob": math.nan}),
+        "a lane, raw or cap is not finite",
+    ),
+    "another fee beside the legs": (
+        on_second("told", lambda d: {"entry_fee": d.entry_fee * 0.5}),
+        "entry_fee is told as",
+    ),
+    "another net beside the legs": (
+        on_second("told", lambda d: {"net": d.net + 1.0}),
+        "net is told as .*, its legs sum to",
+    ),
+    "another scan for the price": (
+        on_second(
+            "size", lambda d: {"scan_number": d.scan_number - 1, "price": PRICES[d.scan_number - 1, d.asset]}
+        ),
+        r"bar \d+: its scan \d+ does not come after scan",
+    ),
+}
+
+
+def test_a_book_told_anew_without_a_change_has_no_finding(book: Path) -> None:
+    before = audited(book)
+    rebook(book, lambda stage, n, decision: {})
+    after = audited(book)
+    assert after.findings == []
+    assert (after.balance, after.decisions_sha256) == (before.balance, before.decisions_sha256)
+
+
+@pytest.mark.parametrize("case", sorted(RETOLD))
+def test_a_forgery_that_fits_everywhere_else_is_found_by_its_rule_alone(case: str, book: Path) -> None:
+    tell, words = RETOLD[case]
+    rebook(book, tell)
+    result = audited(book)
+    assert result.findings
+    assert all(re.search(words, text) for text in result.findings), result.findings
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"use_ob_edge": False}, "the order-book edge is 0.0005, this set has none"),
+        ({"seed": 43}, "the draw of this exit gives"),
+        ({"ob_confirm_rate": 0.0}, "the order-book edge is 0.0005, the draw of this exit gives 0.0"),
+        ({"ob_edge_bps": 4.0}, "the order-book edge is 0.0005, the draw of this exit gives 0.0004"),
+        ({"use_sp_slippage": False}, "exit is filled at .* slippage 0.0002 give"),
+        ({"sp_maker_exit_rate": 0.4}, "exit is filled at .* slippage 0.00012 give"),
+        ({"min_leverage": 5.0}, "leverage is .*, raw and cap give 5.0"),
+        ({"abs_max_leverage": 7.0}, "the leverage's cap is .*, lanes and set give 7.0"),
+        ({"fraction": 0.03}, "the set allows 0.02 to 0.03"),
+    ],
+    ids=str,
+)
+def test_other_parameters_do_not_explain_the_book(values: dict[str, object], words: str, book: Path) -> None:
     journal = Journal.read_only(book)
-    result = audit(journal, NAMED_SETS["gold"], lambda scan, asset: 1.0)
+    result = audit(journal, GOLD.with_values(values), price_of)
+    journal.close()
+    assert any(re.search(words, text) for text in result.findings), result.findings
+
+
+@pytest.mark.parametrize("field", ["price", "scan_price", "notional", "capital"])
+@pytest.mark.parametrize("value", [math.inf, math.nan, 0.0])
+@pytest.mark.parametrize("action", [1, 3])
+def test_numbers_that_are_none_are_findings(action: int, value: float, field: str, book: Path) -> None:
+    forge(book, f"action = {action}", **{field: value})
+    assert audited(book).findings or (action, field) == (1, "scan_price")
+
+
+def test_a_reason_that_is_none_is_a_finding(book: Path) -> None:
+    forge(book, "action = 3", reason=200)
+    assert any("decided was '200'" in text for text in audited(book).findings)
+    forge(book, "action = 0", asset="BTCUSDT")
+    change(book, "UPDATE trades SET exit_price = 'much'", "UPDATE trades SET notional = 9e999")
+    assert any("no number to reckon with" in text for text in audited(book).findings)
+
+
+def test_a_run_that_ended_without_a_digest_is_a_finding(book: Path) -> None:
+    change(book, "DELETE FROM meta WHERE key = 'decisions_sha256'")
+    assert audited(book).balanced  # still running: it has none yet
+    for status in ("finished", "interrupted"):
+        change(book, f"UPDATE meta SET value = '{status}' WHERE key = 'status'")
+        assert audited(book).findings == [f"the run is {status} and has no recorded digest of its decisions"]
+    change(book, "INSERT INTO meta VALUES ('decisions_sha256', '')")
+    assert audited(book).findings_total == 1
+
+
+# -- prices of the scans ---------------------------------------------------------------------------------
+
+
+def priced(path: Path, look_up: PriceOf | None) -> AuditResult:
+    journal = Journal.read_only(path)
+    try:
+        return audit(journal, GOLD, look_up)
+    finally:
+        journal.close()
+
+
+def test_prices_of_another_market_are_found(book: Path) -> None:
+    result = priced(book, lambda scan, asset: 1.0)
     assert result.findings_total == 2 * result.trades
     assert len(result.findings) == min(FINDINGS_SHOWN, result.findings_total)
 
-    def damaged(scan: int, asset: str) -> float:
-        raise DataError("is no whole Arrow file")
 
-    result = audit(journal, NAMED_SETS["gold"], damaged)
-    journal.close()
+@pytest.mark.parametrize("error", [DataError, StoreError, OSError, ValueError])
+def test_a_scan_that_cannot_be_read_is_a_finding(error: type[Exception], book: Path) -> None:
+    def damaged(scan: int, asset: str) -> float:
+        raise error("is no whole Arrow file")
+
+    result = priced(book, damaged)
+    assert result.findings_total == 2 * result.trades
     assert "cannot be read (is no whole Arrow file)" in result.findings[0]
 
 
-def test_scans_that_are_not_at_hand_are_counted_not_invented(book: Path) -> None:
+@pytest.mark.parametrize(("side", "bar"), [("entry", "entry_bar"), ("exit", "exit_bar")])
+def test_a_scan_of_a_trade_that_is_not_there_is_a_finding(side: str, bar: str, book: Path) -> None:
     journal = Journal.read_only(book)
-    result = audit(journal, NAMED_SETS["gold"], lambda scan, asset: None)
+    trade = journal.trades()[1]
     journal.close()
+    missing = MARKET[getattr(trade, bar)].scan_number
+    result = priced(book, lambda scan, asset: None if scan == missing else PRICES[scan, asset])
+    assert result.findings == [
+        f"trade {trade.trade_id}: its {side} price is not proved, scan {missing} is not stored"
+        f" or has no price of {trade.asset}"
+    ]
+    assert result.prices_checked == 2 * result.trades - 1
+
+
+def test_without_a_store_no_price_is_proved(book: Path) -> None:
+    result = priced(book, None)
     assert result.balanced
     assert result.prices_checked == 0
 
