@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import io
 import os
 import re
 import sys
@@ -93,6 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # One thread a process: on small matrices a threaded BLAS is up to ten times slower.
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
+    # A terminal or a pipe may lack a letter; a line is told with an escape then, and never lost.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in words if not word.startswith("-")), None)
     args, unknown = build_parser(command if command in COMMANDS else None).parse_known_args(words)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from dolphin.alpha.volatility import VOL_THRESHOLD
 from dolphin.domain.errors import ConfigError, StoreError, nearest
 
 ENV_PREFIX: Final = "DOLPHIN_"
@@ -53,7 +54,7 @@ SETTINGS: Final = (
             metavar="DIR"),
     Setting("deployment", str, "BLUE", "prefix of trade ids and grid maps (a LONG set: GREEN)",
             metavar="NAME", pattern="[A-Za-z0-9]+", rule="ASCII letters and digits"),
-    Setting("vol_threshold", float, 0.00026414, "volatility gate: std of BTC's simple returns per bar",
+    Setting("vol_threshold", float, VOL_THRESHOLD, "volatility gate: std of BTC's simple returns per bar",
             (), 1e-12, "STD"),
     Setting("posture_when_unknown", str, "APEX", "posture while none was ever read",
             ("APEX", "STALKER", "TURTLE", "HIBERNATE")),

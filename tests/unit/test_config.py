@@ -23,6 +23,21 @@ def test_defaults() -> None:
     assert not found.given("set")
 
 
+def test_defaults_are_those_of_the_modules_that_own_them() -> None:
+    """The modules load numpy, so that configuration repeats their values."""
+    from dolphin.alpha.volatility import VOL_THRESHOLD
+    from dolphin.market import synthetic, universe
+
+    owned = {
+        "vol_threshold": VOL_THRESHOLD,
+        "seed": synthetic.DEFAULT_SEED,
+        "days": synthetic.DEFAULT_DAYS,
+        "edge_bps": synthetic.DEFAULT_EDGE_BPS,
+        "assets": universe.DEFAULT_ASSETS,
+    }
+    assert {name: resolve({})[name] for name in owned} == owned
+
+
 def test_every_default_keeps_its_own_rule() -> None:
     for setting in SETTINGS:
         if setting.default != "":

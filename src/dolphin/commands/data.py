@@ -13,6 +13,7 @@ from dolphin.commands.shared import (
     add_settings,
     load_config,
     open_feed,
+    parameter_set,
     plural,
     print_json,
     say,
@@ -45,7 +46,8 @@ with --ended.
 _CHECK_EPILOG = """example:
   dolphin data check --feed recorded prices.parquet --universe symbols.csv
 
-Exit 0 when the data are fit to trade, 1 when they are not.
+Exit 0 when the data are fit to trade, 1 when they are not. Signals are counted
+with the thresholds and the holding time of the named set.
 """
 
 
@@ -74,7 +76,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
                              description="Tell gaps, stale symbols, signals; fit to trade or why not.",
                              epilog=_CHECK_EPILOG)  # fmt: skip
     check.add_argument("path", nargs="?", metavar="PATH", help="recording, for --feed recorded")
-    add_settings(check, "feed", "universe", "assets", "seed", "days", "edge_bps", "vol_threshold")
+    add_settings(check, "set", "feed", "universe", "assets", "seed", "days", "edge_bps", "vol_threshold")
     for sub in (build, check):
         sub.set_defaults(parser=sub)
         sub.add_argument(
@@ -255,11 +257,12 @@ def _tell_build(as_json: bool, result: dict[str, Any]) -> None:
 
 def _check(args: argparse.Namespace) -> int:
     config = load_config(args)
+    _, params = parameter_set(config)
     feed = open_feed(config, args.path)
 
     from dolphin.market.passport import passport
 
-    result = passport(feed, vol_threshold=config["vol_threshold"])
+    result = passport(feed, params=params, vol_threshold=config["vol_threshold"])
     feed.close()
     if args.json:
         print_json(result.as_dict())

@@ -4,7 +4,7 @@ Entry point: `passport(feed)`. Eigenvalues are float64 (`quick_scan`); the scann
 with one simplification: a price ratio beyond e counts as no move once, and is not held back for three bars.
 
 The estimate of trades is an upper bound: each signal that passes the volatility gate, with nothing open,
-opens a trade that is held for the full 120 bars. Direction confirmation and asset selection refuse some of
+opens a trade that is held for the set's full time. Direction confirmation and asset selection refuse some of
 these; a take-profit frees the slot earlier.
 """
 
@@ -19,16 +19,13 @@ import numpy as np
 from dolphin.alpha.volatility import PRICES_KEPT, VOL_THRESHOLD
 from dolphin.domain.bar import BoolArray, FloatArray, IntArray
 from dolphin.domain.clock import NS_PER_DAY, NS_PER_S, iso_from_ns
-from dolphin.domain.errors import DataError, UsageError
+from dolphin.domain.errors import DataError, UsageError, plural
+from dolphin.domain.params import GOLD, GREEN, ParameterSet
 from dolphin.domain.scan import WARMUP_PRICES
 from dolphin.domain.symbols import BTC, STABLECOINS
 from dolphin.market.feed import Feed, accepted_stamps, find_gaps
 from dolphin.market.quick_scan import carry_forward, log_returns, rolling_lambda_max
 
-SHORT_THRESHOLDS = (-0.02, -0.05)
-LONG_THRESHOLDS = (0.01, 0.04)
-LOOKBACK_BARS = 100
-MAX_HOLD_BARS = 120
 #: A symbol whose close did not move on more than this share of bars is named as stale.
 UNCHANGED_FRAC_MAX = 0.5
 #: A source with more bad values than this is not fit.
@@ -113,8 +110,14 @@ class Passport:
         return "\n".join(lines)
 
 
-def passport(feed: Feed, *, vol_threshold: float = VOL_THRESHOLD, max_bars: int | None = None) -> Passport:
-    """Read a feed to its end (or `max_bars`) and judge it.
+def passport(
+    feed: Feed,
+    *,
+    params: ParameterSet | None = None,
+    vol_threshold: float = VOL_THRESHOLD,
+    max_bars: int | None = None,
+) -> Passport:
+    """Read a feed to its end (or `max_bars`) and judge it: for `params`, or for gold and green together.
 
     Holds all prices: 8 x n_bars x n_assets bytes.
 
@@ -125,6 +128,7 @@ def passport(feed: Feed, *, vol_threshold: float = VOL_THRESHOLD, max_bars: int 
         raise UsageError(f"{feed.name}: has no end; say how many bars to check")
     if not vol_threshold > 0.0:
         raise UsageError(f"vol_threshold is {vol_threshold}; expected above 0")
+    rules = _rules(params)
     stamps, prices = _collect(feed, max_bars)
     step = np.diff(stamps)
     keep = accepted_stamps(stamps)
@@ -165,9 +169,27 @@ def passport(feed: Feed, *, vol_threshold: float = VOL_THRESHOLD, max_bars: int 
         "n_scans": max(0, len(times) - WARMUP_PRICES + 1),
     }
     if found["n_scans"]:
-        found |= _judge_scans(feed.symbols, times, accepted, carried, vol_threshold)
-    reasons, remarks = _verdict(found, feed)
+        found |= _judge_scans(feed.symbols, times, accepted, carried, vol_threshold, rules)
+    reasons, remarks = _verdict(found, feed, rules)
     return Passport(**found, fit=not reasons, reasons=reasons, remarks=remarks)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """What the estimate takes from parameter sets: the SHORT side's and the LONG side's."""
+
+    short: ParameterSet
+    long: ParameterSet
+    #: The directions that make a source worth trading.
+    directions: tuple[int, ...]
+
+
+def _rules(params: ParameterSet | None) -> _Rules:
+    if params is None:
+        return _Rules(GOLD, GREEN, (-1, 1))
+    if params.direction < 0:
+        return _Rules(params, GREEN, (-1,))
+    return _Rules(GOLD, params, (1,))
 
 
 def _collect(feed: Feed, max_bars: int | None) -> tuple[IntArray, FloatArray]:
@@ -184,7 +206,7 @@ def _collect(feed: Feed, max_bars: int | None) -> tuple[IntArray, FloatArray]:
     if rows:
         blocks.append(np.array(rows))
     if len(stamps) < 2:
-        raise DataError(f"{feed.name}: {len(stamps)} bar(s); there is nothing to check")
+        raise DataError(f"{feed.name}: {plural(len(stamps), 'bar')}; there is nothing to check")
     return np.array(stamps, dtype=np.int64), np.concatenate(blocks)
 
 
@@ -215,7 +237,12 @@ def _jumps(times: IntArray, carried: FloatArray, symbols: tuple[str, ...]) -> li
 
 
 def _judge_scans(
-    symbols: tuple[str, ...], times: IntArray, accepted: FloatArray, carried: FloatArray, vol_threshold: float
+    symbols: tuple[str, ...],
+    times: IntArray,
+    accepted: FloatArray,
+    carried: FloatArray,
+    vol_threshold: float,
+    rules: _Rules,
 ) -> dict[str, Any]:
     """Everything that needs scans: eigenvalues, velocities, the gate, trades."""
     returns = log_returns(accepted)
@@ -227,17 +254,19 @@ def _judge_scans(
     passes = np.ones(len(vel_div), dtype=np.bool_) if gate is None else gate[WARMUP_PRICES - 1 :]
     n_assets = len(symbols)
     days = float(times[-1] - times[WARMUP_PRICES - 1]) / NS_PER_DAY
-    short_trades = _trades((vel_div < SHORT_THRESHOLDS[0]) & passes)
+    falls = (rules.short.vel_div_threshold, rules.short.vel_div_extreme)
+    rises = (rules.long.vel_div_threshold, rules.long.vel_div_extreme)
+    short_trades = _trades((vel_div < falls[0]) & passes, rules.short)
     return {
         "lambda_share": {
             name: (round(float(x[first:].min()) / n_assets, 4), round(float(x[first:].max()) / n_assets, 4))
             for name, x in (("50", short), ("750", long))
         },
-        "vel_div_frac": {f"{t:+g}": float((vel_div < t).mean()) for t in SHORT_THRESHOLDS}
-        | {f"{t:+g}": float((vel_div > t).mean()) for t in LONG_THRESHOLDS},
+        "vel_div_frac": {f"{t:+g}": float((vel_div < t).mean()) for t in falls}
+        | {f"{t:+g}": float((vel_div > t).mean()) for t in rises},
         "gate_open_frac": None if gate is None else float(passes.mean()),
         "short_trades": short_trades,
-        "long_trades": _trades((vel_div > LONG_THRESHOLDS[0]) & passes),
+        "long_trades": _trades((vel_div > rises[0]) & passes, rules.long),
         "short_trades_per_day": short_trades / days if days > 0 else None,
     }
 
@@ -262,24 +291,28 @@ def _gate(symbols: tuple[str, ...], carried: FloatArray, vol_threshold: float) -
     return is_open
 
 
-def _trades(signal: BoolArray) -> int:
+def _trades(signal: BoolArray, params: ParameterSet) -> int:
     """Signals that find the slot free, each held for the full time."""
-    n, free_at = 0, LOOKBACK_BARS - 1
+    n, free_at = 0, params.lookback - 1
     for i in np.flatnonzero(signal):
         if i >= free_at:
             n += 1
-            free_at = int(i) + MAX_HOLD_BARS + 1
+            free_at = int(i) + params.max_hold_bars + 1
     return n
 
 
-def _verdict(found: dict[str, Any], feed: Feed) -> tuple[list[str], list[str]]:
+def _verdict(found: dict[str, Any], feed: Feed, rules: _Rules) -> tuple[list[str], list[str]]:
     reasons: list[str] = []
     remarks: list[str] = []
-    if found["n_scans"] <= LOOKBACK_BARS:
-        need = WARMUP_PRICES + LOOKBACK_BARS
+    lookback = min((rules.short if d < 0 else rules.long).lookback for d in rules.directions)
+    trades = sum(
+        found["short_trades" if d < 0 else "long_trades"] for d in rules.directions if found["n_scans"]
+    )
+    if found["n_scans"] <= lookback:
+        need = WARMUP_PRICES + lookback
         reasons.append(f"{found['n_bars']} bars are too few: the first entry is possible after {need}")
-    elif not found["short_trades"] and not found["long_trades"]:
-        reasons.append("no signal passes the thresholds and the volatility gate")
+    elif not trades:
+        reasons.append("no signal passes the set's threshold and the volatility gate")
     if len(feed.symbols) - len(found["constant"]) - len(found["never_priced"]) < 2:
         reasons.append("fewer than two symbols move, and a correlation needs two")
     if found["bad_frac"] > BAD_FRAC_MAX:
@@ -298,7 +331,8 @@ def _verdict(found: dict[str, Any], feed: Feed) -> tuple[list[str], list[str]]:
             else "velocities are per second: shorter bars make the same change of lambda a larger velocity"
         )
     if found["constant"]:
-        remarks.append(f"{len(found['constant'])} symbol(s) never move and correlate with none")
+        named = plural(len(found["constant"]), "symbol")
+        remarks.append(f"{named} without any move: no correlation with the others")
     if found["stablecoins"]:
         remarks.append(f"pegged symbols, not traded by gold and green: {', '.join(found['stablecoins'])}")
     if found["duplicates"] or found["backwards"]:

@@ -13,12 +13,13 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import struct
 import zlib
 from pathlib import Path
 
-from dolphin.domain.errors import DataError, StoreError
+from dolphin.domain.errors import DataError, StoreError, plural
 from dolphin.domain.scan import WARMUP_PRICES
 
 MAGIC = b"DLPHRNG1"
@@ -56,8 +57,7 @@ class PriceRing:
         self.row_bytes = row_bytes
         self.keep = keep
         self.fsync = fsync
-        #: Sentences for the log: what was cut or set aside at opening.
-        self.notes: list[str] = []
+        self._notes: list[str] = []
         body = _HEADER.pack(MAGIC, row_bytes, universe_id.encode()[:16], 0)[: -_CRC.size]
         self._header = body + _CRC.pack(zlib.crc32(body))
         self._fd = -1
@@ -68,6 +68,11 @@ class PriceRing:
             self._open()
         except OSError as error:
             raise self._refused(error) from error
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Whole sentences for the person: what was cut off or set aside at opening. Empty as a rule."""
+        return tuple(self._notes)
 
     def append(self, row: bytes) -> None:
         """Add one row.
@@ -122,7 +127,7 @@ class PriceRing:
         if content and not content.startswith(self._header):
             aside = self.path.with_name(self.path.name + ".foreign")
             os.replace(self.path, aside)
-            self.notes.append(
+            self._notes.append(
                 f"{self.path}: belongs to another universe or format; set aside as {aside.name}"
             )
             content = b""
@@ -142,7 +147,8 @@ class PriceRing:
         self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         if good < len(content):
             os.ftruncate(self._fd, good)
-            self.notes.append(f"{self.path}: {len(content) - good} byte(s) of a torn tail cut off")
+            cut = plural(len(content) - good, "byte")
+            self._notes.append(f"{self.path}: {cut} of a torn tail cut off; whole rows before it are kept")
 
     def _rewrite(self) -> None:
         """Write header and kept rows under a hidden name, flush, rename over the ring, and go on appending
@@ -165,7 +171,9 @@ class PriceRing:
         self._n_on_disk = len(self._rows)
 
     def _refused(self, error: OSError) -> StoreError:
-        return StoreError(f"{self.path}: price ring refused ({error.strerror}); check disk and permissions")
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        way_out = "free some space and go on" if full else "check disk and permissions"
+        return StoreError(f"{self.path}: price ring refused ({error.strerror}); {way_out}")
 
 
 def _write_all(fd: int, content: bytes) -> None:

@@ -334,7 +334,7 @@ def _stamps(column: pa.ChunkedArray, path: Path) -> IntArray:
     if column.null_count:
         row = int(np.argmax(column.is_null().to_numpy()))
         raise DataError(
-            f"{path}: ts is empty in {plural(column.null_count, 'row')}, first in row {row}; a bar needs a time"
+            f"{path}: ts is empty in {plural(column.null_count, 'row')}, first in row {row}; all need a time"
         )
     if pa.types.is_timestamp(kind):
         try:

@@ -43,7 +43,7 @@ from dolphin.domain.errors import StoreError, UsageError
 from dolphin.domain.scan import WARMUP_PRICES
 from dolphin.kernel import kernel
 from dolphin.market.feed import digest
-from dolphin.market.universe import default_universe
+from dolphin.market.universe import DEFAULT_ASSETS, default_universe
 
 INTERVAL_NS = 5 * NS_PER_S
 BARS_PER_DAY = NS_PER_DAY // INTERVAL_NS
@@ -51,6 +51,8 @@ DEFAULT_START_DAY = "2026-01-05"
 #: About the costs of a round trip (entry 3.1 bp, exit 3.5 bp, slippage 1 bp), so that the demonstration can
 #: earn.
 DEFAULT_EDGE_BPS = 12.0
+DEFAULT_SEED = 7
+DEFAULT_DAYS = 1.0
 #: Raised when a change of this module changes the bars of a seed.
 VERSION = 1
 
@@ -133,11 +135,11 @@ class SyntheticFeed:
 
     def __init__(
         self,
-        seed: int = 42,
-        days: float | None = 1.0,
+        seed: int = DEFAULT_SEED,
+        days: float | None = DEFAULT_DAYS,
         start_day: str = DEFAULT_START_DAY,
         edge_bps: float = DEFAULT_EDGE_BPS,
-        assets: int = 50,
+        assets: int = DEFAULT_ASSETS,
     ) -> None:
         """Describe a market; nothing is generated yet.
 

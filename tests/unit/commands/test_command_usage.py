@@ -66,9 +66,9 @@ def test_the_module_of_every_command_is_there() -> None:
 )
 def test_the_help_of_out_names_the_default_of_its_command(words: tuple[str, ...], default: str) -> None:
     text = " ".join(invoke(*words, "--help").out.split())
-    assert default in text.rpartition("--out DIR")[2][:120]
+    assert default in text.rpartition("--out DIR folder")[2][:100]
     if words not in (("run",), ("backtest",)):
-        assert "runs/" not in text.rpartition("--out DIR")[2][:120]
+        assert "runs/" not in text.rpartition("--out DIR folder")[2][:100]
 
 
 def test_version() -> None:
@@ -191,6 +191,19 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     told = finished(spawn("config", stdout=writer, env=buffered()))
     os.close(writer)
     assert (told.code, told.err) == (0, "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_an_output_that_lacks_letters_gets_escapes(encoding: str) -> None:
+    words = ("scan", "--days", "0.001", "--assets", "3", "--bars", "2", "--out", "Größe→")
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    told = finished(spawn(*words, env=environment, encoding=encoding))
+    assert told.code == 0, told.err
+    arrow = "→" if encoding == "utf-8" else "\\u2192"
+    assert "2 bars, in" in told.out
+    assert arrow in told.out
+    assert arrow in told.err
+    assert "Traceback" not in told.err
 
 
 def test_python_dash_m_is_the_same_command() -> None:

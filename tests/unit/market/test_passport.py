@@ -12,6 +12,7 @@ import pytest
 
 from dolphin.domain.bar import Bar
 from dolphin.domain.errors import DataError, UsageError
+from dolphin.domain.params import GOLD, GREEN
 from dolphin.kernel import MODE
 from dolphin.market.passport import passport
 from dolphin.market.quick_scan import (
@@ -114,6 +115,24 @@ def test_a_healthy_market_is_fit():
     assert got.text().endswith("fit to trade")
 
 
+def test_a_set_brings_its_own_thresholds_and_holding_time():
+    market = walk(2_000)
+    usual = passport(ListFeed(market))
+    gold = passport(ListFeed(market), params=GOLD)
+    assert (gold.fit, gold.short_trades, gold.vel_div_frac) == (True, usual.short_trades, usual.vel_div_frac)
+    brief = passport(ListFeed(market), params=GOLD.with_values({"max_hold_bars": 5}))
+    assert brief.short_trades > gold.short_trades
+    assert brief.long_trades == gold.long_trades
+    never = GOLD.with_values({"vel_div_threshold": -50.0, "vel_div_extreme": -60.0})
+    got = passport(ListFeed(market), params=never)
+    assert (got.fit, got.short_trades) == (False, 0)
+    assert "no signal passes the set's threshold" in got.reasons[0]
+    assert got.vel_div_frac["-50"] == 0.0
+    long = passport(ListFeed(market), params=GREEN.with_values({"max_hold_bars": 5}))
+    assert long.long_trades > usual.long_trades
+    assert long.short_trades == usual.short_trades
+
+
 def test_the_gate_closes_on_a_quiet_market():
     got = passport(ListFeed(walk(2_000, scale=1e-6)))
     assert got.gate_open_frac == 0.0
@@ -165,7 +184,7 @@ def test_too_short_and_nothing_moving():
     assert "not fit to trade" in got.text()
     flat = passport(ListFeed(np.full((1_000, 3), 7.0)))
     assert any("fewer than two symbols move" in reason for reason in flat.reasons)
-    with pytest.raises(DataError, match=r"1 bar\(s\)"):
+    with pytest.raises(DataError, match="1 bar; there is"):
         passport(ListFeed(walk(1)))
 
 

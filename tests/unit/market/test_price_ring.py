@@ -28,7 +28,7 @@ def test_rows_survive_reopening(tmp_path):
     first.close()
     again = ring(tmp_path)
     assert again.rows() == first.rows() == [row(i) for i in range(10)]
-    assert again.notes == []
+    assert again.notes == ()
 
 
 def test_only_the_last_rows_are_kept_and_the_file_stays_small(tmp_path):
@@ -69,7 +69,7 @@ def test_a_flipped_bit_ends_the_rows_there(tmp_path):
     r.path.write_bytes(content)
     again = ring(tmp_path)
     assert again.rows() == [row(0)]
-    assert "60 byte(s) of a torn tail" in again.notes[0]
+    assert "60 bytes of a torn tail" in again.notes[0]
 
 
 @pytest.mark.parametrize("content", [None, b"something else entirely", b"D"])
@@ -111,7 +111,7 @@ def test_a_full_disk_adds_nothing(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "write", half)
-    with pytest.raises(StoreError, match="No space left"):
+    with pytest.raises(StoreError, match=r"No space left on device.; free some space and go on"):
         r.append(row(2))
     monkeypatch.undo()
     assert r.rows() == [row(1)]
