@@ -19,8 +19,6 @@ from dolphin.domain.errors import DataError
 LANES = ("base", "dc", "regime", "ob", "esof")
 #: Buckets of vel_div at entry, from the strongest signal to the weakest.
 BUCKETS = ("extreme", "strong", "moderate", "weak")
-#: Reason of a trade whose position is still held.
-REASON_OPEN = "OPEN"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +82,7 @@ class ReportData:
 
     `timestamp_ns`, `equity` (USDT, marked) and `vel_div` (1/s) have one value a scan, so has every array of
     `lambdas` (largest eigenvalue by window length; may be empty). NaN is a gap in a drawing, never an error.
-    `summary` values may be None where a figure does not exist for this run. `blocked` counts bars by the
+    `summary` values may be None where a figure does not exist for this run. `blocked` counts scans by the
     reason why they opened nothing. `prices_of_trades` may give the scan prices (USDT) of a trade's asset from
     entry to exit, by trade id.
     """

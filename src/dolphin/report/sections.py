@@ -177,7 +177,7 @@ def _callouts(data: ReportData) -> str:
             (
                 "info",
                 "<b>No trade in this run.</b> "
-                + ("“Why bars did not trade” says which gate held them back." if data.blocked else ""),
+                + ("“Why scans did not trade” says which gate held them back." if data.blocked else ""),
             )
         )
     elif len(data.closed) < _TRADES_FEW:
@@ -408,52 +408,44 @@ def _costs(data: ReportData, labels: Mapping[str, str]) -> str:
     return f'<div class="pair" id="costs">{waterfall}{_blocked(data)}</div>\n'
 
 
-#: What the best-known gates mean; a reason that is not here is shown by its name alone.
-_GATES = {
-    "signal": "vel_div did not reach the threshold",
-    "threshold": "vel_div did not reach the threshold",
-    "lookback": "too few bars since the start",
-    "warmup": "too few bars since the start",
-    "volatility": "the market was too quiet",
-    "vol": "the market was too quiet",
-    "contradict": "the asset's own momentum disagreed",
-    "dc": "the asset's own momentum disagreed",
-    "asset": "no asset passed the selection",
-    "position": "a position was already held",
-    "posture": "the survival stack allowed no entry",
-    "halt": "new entries were halted",
-    "book": "the order book disagreed",
-    "ob": "the order book disagreed",
-    "capital": "no capital left",
-    "stale": "the scan was too old",
-    "exit": "the bar closed a position",
+#: Why a scan opened nothing, by its exact reason (`dolphin.domain.codes.REASONS`).
+GATES = {
+    "NONE": "no reason was recorded",
+    "HIBERNATE_HALT": "posture HIBERNATE closed the position",
+    "SIGNAL": "vel_div reached the threshold and every gate was open",
+    "NO_SIGNAL": "vel_div did not reach the threshold",
+    "WARMING_UP": "a signal, but too few scans since the start",
+    "VOL_GATE": "a signal, but the market was too quiet",
+    "JUST_EXITED": "a signal on the scan that had just closed a position",
+    "DAY_HALT": "a signal, but the forewarner stood at RED: no entry that day",
+    "POSTURE_HALT": "a signal, but the posture allowed no entry",
+    "NO_CAPITAL": "a signal, but no capital was left",
+    "NO_ASSET": "a signal, but no asset passed the selection",
+    "DC_REFUSED": "an asset was chosen, but its own momentum disagreed",
+    "OB_REFUSED": "an asset was chosen, but its order book disagreed",
+    "STALE_SCAN": "a signal, but the scan was too old",
+    "LEDGER_HALT": "a signal, but the ledger did not balance: no entry until it does",
 }
-
-
-def _gate(reason: str) -> str:
-    words = reason.lower().replace("-", "_").replace(" ", "_").split("_")
-    for key, meaning in _GATES.items():
-        if any(word == key or (len(key) > 4 and word.startswith(key)) for word in words):
-            return meaning
-    return ""
 
 
 def _blocked(data: ReportData) -> str:
     total = sum(data.blocked.values())
     if not total:
-        return _panel("Why bars did not trade", '<p class="empty">No counts were recorded with this run.</p>')
-    n_bars = int(number_of(data.summary.get("bars")) or len(data.timestamp_ns) or total)
+        return _panel(
+            "Why scans did not trade", '<p class="empty">No counts were recorded with this run.</p>'
+        )
+    n_scans = max(total, len(data.timestamp_ns))
     rows = "".join(
-        f'<tr><th scope="row"><code>{esc(reason)}</code><small>{_gate(reason)}</small></th>'
+        f'<tr><th scope="row"><code>{esc(reason)}</code><small>{GATES.get(reason, "")}</small></th>'
         f'<td class="gauge"><span style="width:{max(0.4, 100.0 * n / total):.2f}%"></span></td>'
         f"<td>{count(n)}</td><td>{percent(n / total, 1 if n / total >= 0.001 else 3)}</td></tr>"
         for reason, n in sorted(data.blocked.items(), key=lambda item: (-item[1], item[0]))
     )
-    lead = f"{count(total)} of {count(n_bars)} bars opened nothing. Each is counted once, under the first gate that closed."
+    lead = f"{count(total)} of {plural(n_scans, 'scan')} opened nothing. Each is counted once, under the first gate that closed."
     return _panel(
-        "Why bars did not trade",
-        '<div class="scroll" tabindex="0" role="region" aria-label="Why bars did not trade"><table class="blocked"><thead><tr>'
-        '<th scope="col">Gate</th><th scope="col"><span class="sr">Share, drawn</span></th><th scope="col">Bars</th>'
+        "Why scans did not trade",
+        '<div class="scroll" tabindex="0" role="region" aria-label="Why scans did not trade"><table class="blocked"><thead><tr>'
+        '<th scope="col">Gate</th><th scope="col"><span class="sr">Share, drawn</span></th><th scope="col">Scans</th>'
         f'<th scope="col">Share</th></tr></thead><tbody>{rows}</tbody></table></div>',
         lead,
     )
@@ -502,13 +494,14 @@ def _lanes(data: ReportData, labels: Mapping[str, str]) -> str:
     )
 
 
-#: Columns of the trades table: key, heading, sorts as a number, left out on a narrow screen.
+#: Columns of the trades table: key, heading, sorts as a number, classes that leave it out on a narrower screen. What is
+#: left out stands in the row's details; page.js gives the cells the same classes.
 _COLUMNS = (
-    ("trade_id", "Trade", False, False), ("asset", "Asset", False, False), ("direction", "Side", False, True),
-    ("net", "Net, USDT", True, False), ("leverage", "Leverage", True, True), ("reason", "Exit reason", False, True),
-    ("entry_ns", "Entry, UTC", True, True), ("exit_ns", "Exit", True, True), ("bars_held", "Bars", True, True),
-    ("entry_price", "Entry price", True, True), ("exit_price", "Exit price", True, True),
-    ("vel_div", "vel_div", True, True), ("bucket", "Bucket", False, True),
+    ("trade_id", "Trade", False, ""), ("asset", "Asset", False, ""), ("direction", "Side", False, "opt below-1340"),
+    ("net", "Net, USDT", True, ""), ("leverage", "Leverage", True, "opt below-960"), ("reason", "Exit reason", False, "opt"),
+    ("entry_ns", "Entry, UTC", True, "opt"), ("exit_ns", "Exit", True, "opt below-960"), ("bars_held", "Bars", True, "opt below-1340"),
+    ("entry_price", "Entry price", True, "opt below-1180"), ("exit_price", "Exit price", True, "opt below-1180"),
+    ("vel_div", "vel_div", True, "opt below-1540"), ("bucket", "Bucket", False, "opt below-1540"),
 )  # fmt: skip
 
 
@@ -516,9 +509,9 @@ def _trades(data: ReportData) -> str:
     if not data.trades:
         return _panel("Trades", '<p class="empty">This run opened no position.</p>', anchor="trades")
     heads = "".join(
-        f'<th scope="col" aria-sort="none" class="{"num " if numeric else ""}{"opt" if optional else ""}">'
+        f'<th scope="col" aria-sort="none" class="{"num " if numeric else ""}{narrow}">'
         f'<button type="button" class="sort" data-key="{key}">{label}<span class="arrow" aria-hidden="true"></span></button></th>'
-        for key, label, numeric, optional in _COLUMNS
+        for key, label, numeric, narrow in _COLUMNS
     )
     tools = (
         '<div class="tools"><label class="search"><span class="sr">Search trades</span>'

@@ -70,6 +70,8 @@ PROBE = """<pre id="probe"></pre><script>
       toggle.click();
       out.collapsed = document.querySelectorAll("tr.detail").length;
     }
+    const scroll = document.querySelector("#trades .scroll");
+    out.cut = scroll ? scroll.scrollWidth - scroll.clientWidth : 0;
     const background = () => getComputedStyle(document.body).backgroundColor;
     const before = background();
     document.getElementById("theme").click();
@@ -159,3 +161,15 @@ def test_hostile_text_runs_nothing(make_report, tmp_path):
     assert seen["evil"] == "no"
     assert seen["caught"] == []
     assert seen["fetched"] == []
+
+
+@pytest.mark.parametrize("width", [1400, 1280, 1024])
+def test_the_last_column_of_the_trades_is_not_cut(make_report, tmp_path, width):
+    data = make_report(n_scans=2_000, n_trades=8)
+    trades = tuple(
+        replace(t, trade_id=f"BLUE-20260102-{i:06d}", asset="1000SHIBUSDT", reason="SUBDAY_ACB_NORMALIZATION")
+        for i, t in enumerate(data.trades)
+    )
+    seen = opened(render(replace(data, trades=trades, prices_of_trades=None)), tmp_path, width)
+    assert seen["cut"] <= 0
+    assert seen["wide"] <= 0

@@ -14,10 +14,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from dolphin.domain.codes import MAX_HOLD, REASON_NONE, REASONS
 from dolphin.domain.errors import DataError, StoreError
 from dolphin.report import TradeRow, render, write
 from dolphin.report.data import LANES
 from dolphin.report.page import json_for_script, plain
+from dolphin.report.sections import GATES
 
 VOID = {"meta", "input", "br", "img", "link", "hr"}
 EVIL = "</script><script>window.evil=1</script><img src=x onerror=window.evil=1>\"'&"
@@ -160,6 +162,26 @@ def test_no_scan_no_spectrum_no_counts(make_report):
     outline(page)
     assert embedded(page)["figures"] == {}
     assert "No scan was made" in visible(page)
+
+
+def test_every_reason_that_is_no_exit_has_its_own_sentence(make_report):
+    """Exits stand first among the codes, from 1 to `MAX_HOLD`; HIBERNATE_HALT has a sentence too."""
+    for reason in (REASONS[REASON_NONE], *REASONS[MAX_HOLD + 1 :]):
+        assert GATES[reason]
+    assert set(GATES) <= set(REASONS)
+    assert len(set(GATES.values())) == len(GATES)
+    data = make_report(blocked={**dict.fromkeys(GATES, 1), "of another version": 1})
+    words = visible(render(data))
+    for sentence in GATES.values():
+        assert sentence in words
+
+
+def test_what_opened_nothing_is_counted_in_scans_not_in_bars_of_the_warm_up(make_report):
+    data = make_report(n_scans=2_000, blocked={"NO_SIGNAL": 1_800, "WARMING_UP": 100})
+    data = replace(data, summary={**data.summary, "bars": 2_751})
+    words = visible(render(data))
+    assert "1,900 of 2,000 scans opened nothing." in words
+    assert "2,751 scans" not in words
 
 
 def test_open_position(make_report):

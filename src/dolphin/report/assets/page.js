@@ -235,11 +235,11 @@
     const row = make("tr", "row"), first = make("td"), toggle = make("button", "toggle");
     const entry = utc(t.entry_ns), exit = utc(t.exit_ns);
     const cells = [
-      ["th", "", t.trade_id], ["td", "", t.asset], ["td", "opt", (t.direction < 0 ? "↓ " : "↑ ") + side(t)],
-      ["td", "num net " + tone(t.net), number(t.net, 2, true)], ["td", "num opt", number(t.leverage, 2) + "×"], ["td", "opt", null],
-      ["td", "num opt", entry], ["td", "num opt", t.exit_ns === null ? "open" : exit.slice(0, 10) === entry.slice(0, 10) ? exit.slice(11) : exit],
-      ["td", "num opt", number(t.bars_held, 0)], ["td", "num opt", price(t.entry_price)], ["td", "num opt", price(t.exit_price)],
-      ["td", "num opt", number(t.vel_div, 4)], ["td", "opt", t.bucket],
+      ["th", "", t.trade_id], ["td", "", t.asset], ["td", "opt below-1340", (t.direction < 0 ? "↓ " : "↑ ") + side(t)],
+      ["td", "num net " + tone(t.net), number(t.net, 2, true)], ["td", "num opt below-960", number(t.leverage, 2) + "×"], ["td", "opt reason", null],
+      ["td", "num opt", entry], ["td", "num opt below-960", t.exit_ns === null ? "open" : exit.slice(0, 10) === entry.slice(0, 10) ? exit.slice(11) : exit],
+      ["td", "num opt below-1340", number(t.bars_held, 0)], ["td", "num opt below-1180", price(t.entry_price)], ["td", "num opt below-1180", price(t.exit_price)],
+      ["td", "num opt below-1540", number(t.vel_div, 4)], ["td", "opt below-1540", t.bucket],
     ];
     toggle.type = "button";
     toggle.setAttribute("aria-expanded", String(state.open.has(t.order)));
