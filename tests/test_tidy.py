@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -80,6 +82,50 @@ def test_every_module_opens_with_its_purpose(path: Path) -> None:
     """Somebody opens this file for the first time."""
     tree = ast.parse(path.read_text())
     assert not tree.body or ast.get_docstring(tree), f"{path} has no docstring"
+
+
+@pytest.mark.parametrize("name", ["README.md", "ARCHITECTURE.md"])
+def test_every_path_that_a_page_names_is_there(name: str) -> None:
+    """A page that sends its reader nowhere was not read since."""
+    text = (ROOT / name).read_text()
+    told = [span.split()[0] for span in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)]
+    told += re.findall(r"\]\(([^)#:]+)\)", text)
+    top = {path.relative_to(ROOT).parts[0] for path in tracked()}
+    #: Written by a run, not kept here.
+    made = {"summary.json", "trades.csv", "report.html"}
+    paths = {
+        word for word in told
+        if re.fullmatch(r"[\w./-]+", word) and word not in made
+        and (word.split("/")[0] in top or re.search(r"\.(md|py|toml|yml|txt|png)$", word))
+    }  # fmt: skip
+    assert paths, f"{name} names no path: the pattern is wrong"
+    for path in paths:
+        assert (ROOT / path).exists(), f"{name} names {path}, which is not there"
+
+
+def test_the_trades_that_the_readme_shows_are_written_as_a_run_writes_them() -> None:
+    """The first thing a reader compares with the own screen."""
+    from dolphin.commands.telling import trade_line
+    from dolphin.domain import codes
+    from dolphin.domain.clock import ns_from_iso
+
+    shown = re.findall(r"^    (2026-.*(?:ENTRY|EXIT ) .*)$", (ROOT / "README.md").read_text(), re.M)
+    assert len(shown) == 2
+    entry, leave = shown
+    opened = SimpleNamespace(
+        timestamp_ns=ns_from_iso("2026-01-05T22:28:10Z"), action=codes.ACTION_ENTER, asset="AAVEUSDT",
+        price=159.33, leverage=8.0, vel_div=-0.0586, bucket=codes.BUCKETS.index("strong"), dc_change_bps=-4.4,
+        ars=6.21, ranked=47, bound=codes.BOUNDS.index("RAW"),
+    )  # fmt: skip
+    closed = SimpleNamespace(
+        timestamp_ns=ns_from_iso("2026-01-05T22:38:10Z"), action=codes.ACTION_EXIT, asset="AAVEUSDT",
+        price=159.365935, net=-15.48, reason=codes.REASONS.index("MAX_HOLD"), bars_held=120,
+        capital=24_825.73,
+    )  # fmt: skip
+    for line, decision in ((entry, opened), (leave, closed)):
+        told = trade_line(cast(Any, decision), -1)
+        assert told is not None
+        assert told.startswith(line.removesuffix("…"))
 
 
 def test_no_recording_is_committed() -> None:
