@@ -81,7 +81,8 @@ def test_run_and_backtest_of_the_same_panel_decide_the_same(
     assert tested.code == 0, tested.err
     assert tested.json["decisions_sha256"] == ran.json["decisions_sha256"]
     assert ran.json["trades"] >= 1
-    told = {"feed", "bars", "source", "wall_s", "folder", "counts", "prices_rejected", "days", "partial"}
+    told = {"feed", "bars", "source", "wall_s", "folder", "counts", "counts_of_assets", "prices_rejected"}
+    told |= {"days", "partial", "notes"}
     same = ran.json.keys() - told
     assert {key: ran.json[key] for key in same} == {key: tested.json[key] for key in same}
     assert tested.json.keys() >= SUMMARY_KEYS
