@@ -18,10 +18,12 @@ WINDOWS = (50, 150, 300, 750)
 #: Prices needed before the first scan: 751 returns give the longest window its velocity.
 WARMUP_PRICES = 752
 
+#: What is named of a window where several hold: the last of them in this order.
 OUTCOME_OK = "ok"
+OUTCOME_REJECTED = "rejected"  # a price of this bar was held back: its ratio to the last one is beyond e
 OUTCOME_ZERO_VARIANCE = "zero_variance"
 OUTCOME_CLUSTERED = "clustered"
-OUTCOMES = (OUTCOME_OK, OUTCOME_ZERO_VARIANCE, OUTCOME_CLUSTERED)
+OUTCOMES = (OUTCOME_OK, OUTCOME_REJECTED, OUTCOME_ZERO_VARIANCE, OUTCOME_CLUSTERED)
 
 
 class Scan(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +64,8 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     # metadata
     stale_assets: tuple[str, ...] = ()
     universe_id: str = ""
-    #: certified relative accuracy of lambda_max per window, in bits
+    #: floor of the certified relative accuracy of lambda_max per window, in bits: the same on every certified
+    #: path, however much more was measured; 0 where nothing is certified
     certified_bits: tuple[int, ...] = ()
     #: named outcome per window, see OUTCOMES
     outcome: tuple[str, ...] = ()

@@ -282,8 +282,8 @@ def _clustered(
         frac = target_bits + 64
         low, high = bounds(lam1, frac)
         ball = Ball((low + high) >> 1, ((high - low) >> 1) + 1, frac)
-        if ball.rad << 512 > ball.mid:
-            raise InvariantError("a cluster's eigenvalue has fewer than 512 certified bits")
+        if not ball.certifies(CERTIFIED_BITS):
+            raise InvariantError(f"a cluster's eigenvalue has fewer than {CERTIFIED_BITS} certified bits")
         if not lam2 < threshold:
             return WindowSolution(OUTCOME_CLUSTERED, ball, None, zero)
         second = float(lam2.upper()) * (1.0 + 2.0**-50)

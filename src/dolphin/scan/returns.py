@@ -122,10 +122,10 @@ def log_ratios(
         p = prices[i]
         returns[i] = 0.0
         if not (p > 0.0 and p < np.inf):
-            what[i] = 1 if p != p else 4
+            what[i] = MISSING if p != p else INVALID
             continue
         b = base[i]
-        what[i] = 0
+        what[i] = FRESH
         if b != b or p == b:
             continue
         q = 0.0
@@ -141,7 +141,7 @@ def log_ratios(
             if hi < 1.0 and hi > -1.0:
                 returns[i] = hi
                 continue
-        what[i] = 3 if run[i] >= 2 else 2
+        what[i] = REBASED if run[i] >= REJECTIONS_TO_REBASE - 1 else REJECTED
     return undecided
 
 

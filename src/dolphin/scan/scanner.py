@@ -5,7 +5,9 @@
    starts, nor on whether the scanner was restored in between.
 3. A bar whose timestamp is not after the last one changes nothing but the count of refusals.
 4. The outcomes of a window are named (`dolphin.domain.scan.OUTCOMES`); what is ambiguous is None.
-5. A scanner belongs to one thread, and no other thread of the process may do ball arithmetic while it works:
+5. `certified_bits` is a floor, the same on both certified paths: no window is published whose measured radius
+   is above it. Where a fast solution falls short, the oracle answers; where that does, InvariantError.
+6. A scanner belongs to one thread, and no other thread of the process may do ball arithmetic while it works:
    flint's precision is one for all of them (`dolphin.scan.oracle`).
 
 Entry points: `Scanner`, `Scanner.restore`, `RingRow`.
@@ -21,13 +23,20 @@ import numpy as np
 
 from dolphin.domain.bar import Bar, FloatArray
 from dolphin.domain.errors import DataError, InvariantError
-from dolphin.domain.scan import WARMUP_PRICES, WINDOWS, Scan, regime_from_vel_div
+from dolphin.domain.scan import (
+    OUTCOME_OK,
+    OUTCOME_REJECTED,
+    WARMUP_PRICES,
+    WINDOWS,
+    Scan,
+    regime_from_vel_div,
+)
 from dolphin.domain.symbols import universe_id
 from dolphin.scan import features, float_path
 from dolphin.scan.fast import FastSolver
 from dolphin.scan.float_path import FloatSolution, FloatSolver
 from dolphin.scan.oracle import FlintSolver
-from dolphin.scan.returns import FRESH, INVALID, REBASED, REJECTED, bar_returns
+from dolphin.scan.returns import FRESH, INVALID, MISSING, REBASED, REJECTED, bar_returns
 from dolphin.scan.ring import RingRow
 from dolphin.scan.solution import WindowSolution
 from dolphin.scan.spectrum import CERTIFIED_BITS, TARGET_BITS
@@ -185,7 +194,7 @@ class Scanner:
         if rows:
             scanner._base[:] = rows[-1].prices
             scanner._rejections[:] = rows[-1].rejections
-            scanner._what[:] = np.where(rows[-1].fresh, FRESH, 1)
+            scanner._what[:] = np.where(rows[-1].fresh, FRESH, MISSING)
         return scanner
 
     # ---- inside
@@ -205,7 +214,7 @@ class Scanner:
         if isinstance(solver, FloatSolver):
             self._float = tuple(solver.solve(k) for k in range(len(WINDOWS)))
         else:
-            self._certified = tuple(solver.solve(k) for k in range(len(WINDOWS)))
+            self._certified = tuple(_certified(solver, k) for k in range(len(WINDOWS)))
 
     def _price_events(self, timestamp_ns: int, prices: FloatArray) -> tuple[ScanEvent, ...]:
         if int(self._what.max(initial=0)) < REJECTED:
@@ -278,6 +287,8 @@ class Scanner:
             raise InvariantError("a scan needs an accepted bar")
         n = len(self.symbols)
         stale: tuple[str, ...] = ()
+        if (self._what == REJECTED).any():
+            outcomes = tuple(OUTCOME_REJECTED if o == OUTCOME_OK else o for o in outcomes)
         if self._what.any():
             stale = tuple(
                 s for s, w in zip(self.symbols, self._what.tolist(), strict=True) if w not in (FRESH, REBASED)
@@ -322,3 +333,16 @@ class Scanner:
             for i in assets
         )
         return scan, events
+
+
+def _certified(solver: FastSolver | FlintSolver, k: int) -> WindowSolution:
+    """Solution of window k with at least CERTIFIED_BITS measured bits. Raises InvariantError when there is
+    none.
+    """
+    solution = solver.solve(k)
+    if solution.lam.certifies(CERTIFIED_BITS):
+        return solution
+    solution = solver.slow(k)
+    if not solution.lam.certifies(CERTIFIED_BITS):
+        raise InvariantError(f"fewer than {CERTIFIED_BITS} bits of a window's eigenvalue are certified")
+    return solution

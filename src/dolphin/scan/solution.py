@@ -37,6 +37,10 @@ class Ball(NamedTuple):
             return Ball(self.mid << shift, self.rad << shift, bits)
         return Ball(self.mid >> -shift, (self.rad >> -shift) + 2, bits)
 
+    def certifies(self, relative_bits: int) -> bool:
+        """Whether the middle is within 2**-relative_bits of every number in the interval, relative to it."""
+        return self.rad << relative_bits <= self.mid - self.rad
+
 
 @dataclass(slots=True)
 class UnitVector:

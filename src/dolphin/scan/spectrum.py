@@ -63,8 +63,8 @@ from dolphin.scan.digits import (
 from dolphin.scan.double_double import dd_add, dd_div, dd_mul, dd_sqrt
 from dolphin.scan.moments import MATRIX_DIGITS, RETURN_BITS, covariance_digits
 
-#: Relative accuracy that the sweeps aim for, in bits; at least CERTIFIED_BITS of it are certified and
-#: published.
+#: Relative accuracy that the sweeps aim for, in bits. CERTIFIED_BITS is the floor that is published: a
+#: solution that measures less is never published (`dolphin.scan.scanner`).
 TARGET_BITS = 532
 CERTIFIED_BITS = 512
 #: A spectrum is clustered when (lambda_1 - lambda_2) / lambda_1 <= 2**-CLUSTER_BITS (9.3e-10).

@@ -15,8 +15,9 @@ from scan_textbook import columns, dominant, loadings, log_return
 
 from dolphin.domain.bar import Bar
 from dolphin.domain.errors import DataError, InvariantError
-from dolphin.domain.scan import COLUMNS, WARMUP_PRICES, WINDOWS, regime_from_vel_div
+from dolphin.domain.scan import COLUMNS, OUTCOMES, WARMUP_PRICES, WINDOWS, regime_from_vel_div
 from dolphin.scan import ROWS_NEEDED, RingRow, Scanner, decode_row, encode_row, row_bytes, scanner, warm
+from dolphin.scan.solution import Ball
 
 nan = math.nan
 
@@ -218,6 +219,69 @@ def test_rejected_and_rebased():
         ([("rebased", "AAUSDT", 5.0)], True, 5.0),
         ([], True, 5.1),
     ]
+
+
+@pytest.mark.parametrize("path", ["fast", "flint", "float64"])
+def test_a_bar_with_a_rejected_price_says_so_in_every_window_and_changes_no_number(fast, bars, symbols, path):
+    """The rejected asset counts as missing, and a missing price is named by nothing but its staleness."""
+    held_back, missing = bars[757].prices.copy(), bars[757].prices.copy()
+    held_back[2], missing[2] = missing[2] * 4.0, nan
+    rows = fast[2][5 : 5 + 752]
+    step = Scanner.restore(symbols, rows, path=path).update(replace(bars[757], prices=held_back), 757)
+    twin = Scanner.restore(symbols, rows, path=path).update(replace(bars[757], prices=missing), 757)
+    assert [e.kind for e in step.events] == ["rejected"]
+    assert step.scan.outcome == ("rejected",) * 4
+    assert twin.scan.outcome == ("ok",) * 4
+    assert msgspec.structs.replace(step.scan, outcome=twin.scan.outcome) == twin.scan
+
+
+def test_outcomes_have_an_order():
+    """A rejection is named where nothing graver is: not over an idle asset, not over a clustered spectrum."""
+    assert OUTCOMES == ("ok", "rejected", "zero_variance", "clustered")
+    market = [bar.prices for bar in make_bars(3, 753, seed=6, missing_share=0.0)]
+    for idle, expected in ((1, ("zero_variance",) * 4), (2, ("clustered",) * 4)):
+        prices = [np.append(p[: 3 - idle], np.full(idle, 2.0)) for p in market]
+        prices[752][0] *= 4.0
+        steps = run(Scanner(("AAUSDT", "BBUSDT", "CCUSDT")), [Bar(t + 1, p) for t, p in enumerate(prices)])
+        assert "rejected" in [e.kind for e in steps[-1].events]
+        assert steps[-1].scan.outcome == expected
+
+
+def test_neither_a_new_base_nor_an_invalid_price_is_a_rejection(fast, bars, symbols):
+    for price in (math.inf, bars[757].prices[2]):
+        again = Scanner.restore(symbols, fast[2][5 : 5 + 752])
+        again._rejections[2] = 2
+        again._base[2] *= 4.0 if math.isfinite(price) else 1.0
+        prices = bars[757].prices.copy()
+        prices[2] = price
+        step = again.update(replace(bars[757], prices=prices), 757)
+        assert [e.kind for e in step.events] == ["rebased" if math.isfinite(price) else "invalid"]
+        assert step.scan.outcome == ("ok",) * 4
+
+
+@pytest.mark.parametrize("path", ["fast", "flint"])
+def test_the_floor_of_certified_bits_holds_by_measurement(fast, bars, symbols, monkeypatch, path):
+    """A solution with 511 bits goes to the oracle; where that has 511 too, nothing is published."""
+    _, steps, rows = fast
+    again = Scanner.restore(symbols, rows[5 : 5 + 752], path=path)
+
+    def blunt(solution):
+        lam = solution.lam
+        return replace(solution, lam=Ball(lam.mid, lam.mid >> 511, lam.bits))
+
+    solve, slow = again._solver.solve, again._solver.slow
+    monkeypatch.setattr(again._solver, "solve", lambda k: blunt(solve(k)))
+    assert again.update(bars[757], 757) == steps[757]
+    monkeypatch.setattr(again._solver, "slow", lambda k: blunt(slow(k)))
+    with pytest.raises(InvariantError, match="fewer than 512 bits"):
+        again.update(bars[758], 758)
+
+
+def test_a_ball_knows_its_bits():
+    assert Ball(1 << 600, 1 << 87, 0).certifies(512)
+    assert not Ball(1 << 600, 1 << 88, 0).certifies(512)
+    assert Ball(7, 0, 3).certifies(10_000)
+    assert not Ball(3, 4, 0).certifies(1)
 
 
 def test_run_of_rejections_survives_a_restore():
