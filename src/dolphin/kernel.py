@@ -18,6 +18,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shutil
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -35,20 +38,52 @@ _KEEP: list[Any] = []  # ids in _PLAIN_TWINS stay valid only while their objects
 _REBUILT: dict[int, Callable[..., Any]] = {}
 
 
+#: Folders that stay in the cache, and the age, in seconds since their last use, below which
+#: none is removed: another process may still compile into it.
+_FOLDERS_KEPT = 3
+_UNUSED_S = 86_400.0
+
+
 def _source_digest() -> str:
-    """Digest of every source file that can hold a kernel.
+    """Digest of every source file that compiled code can come from: the packages that hold a kernel, and
+    `domain`, whose constants kernels take in.
 
     numba checks only the file of the kernel it loads from its cache, not the files of the kernels that one
     calls: a changed callee would go unnoticed. A cache folder per digest cannot be stale.
     """
     root = Path(__file__).parent
+    packages: dict[str, list[tuple[str, bytes]]] = {}
+    for path in sorted(root.glob("*/**/*.py")):
+        name = path.relative_to(root)
+        packages.setdefault(name.parts[0], []).append((name.as_posix(), path.read_bytes()))
     digest = hashlib.sha256()
-    for folder in ("numerics", "scan", "orderbook", "alpha", "risk", "engine"):
-        for path in sorted((root / folder).glob("**/*.py")):
-            digest.update(path.name.encode())
-            digest.update(path.read_bytes())
+    for package, files in packages.items():
+        if package == "domain" or any(b"@kernel" in source for _, source in files):
+            for relative, source in files:
+                digest.update(f"{relative} {len(source)} ".encode())
+                digest.update(source)
     digest.update(Path(__file__).read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _remove_old(folder: Path) -> None:
+    """Remove the caches of older sources beside `folder`: all but the newest three, and none used of late.
+
+    Whatever does not look like such a cache stays; what cannot be removed stays too.
+    """
+    try:
+        now = time.time()
+        used = {
+            path: path.stat().st_mtime
+            for path in folder.parent.iterdir()
+            if re.fullmatch("[0-9a-f]{16}", path.name) and path.is_dir() and not path.is_symlink()
+        }
+    except OSError:
+        return
+    used.pop(folder, None)
+    for path in sorted(used, key=lambda path: -used[path])[_FOLDERS_KEPT - 1 :]:
+        if now - used[path] > _UNUSED_S:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _cache_root() -> Path:
@@ -63,10 +98,12 @@ def _prepare_cache() -> bool:
     folder = _cache_root() / "dolphin" / "kernels" / _source_digest()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)  # last used now
     except OSError:
         return False
     if not os.access(folder, os.W_OK):
         return False
+    _remove_old(folder)
     settings: Any = numba.config
     settings.CACHE_DIR = str(folder)
     return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -133,24 +134,81 @@ def test_a_primitive_has_a_plain_body() -> None:
 def test_the_source_digest_follows_every_kernel_s_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Any package with a kernel counts, with all its files, and so do the words of `domain`."""
     fake = tmp_path / "kernel.py"
     fake.write_text("x = 1\n")
-    alpha = tmp_path / "alpha"
-    alpha.mkdir()
+    for package in ("market", "domain", "commands"):
+        (tmp_path / package).mkdir()
+    market = tmp_path / "market"
     monkeypatch.setattr(module, "__file__", str(fake))
-    seen = {module._source_digest()}
-    (alpha / "a.py").write_text("a = 1\n")
-    seen.add(module._source_digest())
-    (alpha / "a.py").write_text("a = 2\n")
-    seen.add(module._source_digest())
-    (alpha / "a.py").rename(alpha / "b.py")
-    seen.add(module._source_digest())
-    fake.write_text("x = 2\n")
-    seen.add(module._source_digest())
-    assert len(seen) == 5
+    seen = [module._source_digest()]
+    (market / "helper.py").write_text("a = 1\n")
+    assert module._source_digest() == seen[-1]  # no kernel in the package yet
+    for path, text in (
+        (market / "a.py", "@kernel\ndef a() -> int: return 1\n"),
+        (market / "a.py", "@kernel\ndef a() -> int: return 2\n"),
+        (market / "helper.py", "a = 2\n"),
+        (tmp_path / "domain" / "codes.py", "WORD = 1\n"),
+        (fake, "x = 2\n"),
+    ):
+        path.write_text(text)
+        seen.append(module._source_digest())
+    (market / "a.py").rename(market / "b.py")
+    seen.append(module._source_digest())
+    assert len(set(seen)) == len(seen)
     assert all(len(digest) == 16 for digest in seen)
-    (tmp_path / "other.py").write_text("not a kernel's folder")
-    assert module._source_digest() in seen
+    (tmp_path / "commands" / "other.py").write_text("print()\n")
+    assert module._source_digest() == seen[-1]
+
+
+def test_every_file_with_a_kernel_is_in_the_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = ROOT / "src" / "dolphin"
+    read: set[str] = set()
+    real = Path.read_bytes
+    before = module._source_digest()
+    holders = [path for path in source.rglob("*.py") if b"@kernel" in path.read_bytes()]
+    assert {path.parent.name for path in holders} >= {"market", "scan", "engine", "risk", "alpha", "numerics"}
+    for path in holders:
+
+        def changed(self: Path, path: Path = path) -> bytes:
+            read.add(str(self))
+            return real(self) + (b"\n" if self == path else b"")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_bytes", changed)
+            assert module._source_digest() != before, path
+    assert read >= {str(path) for path in holders}
+
+
+def test_old_caches_are_removed_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    names = [f"{k:016x}" for k in range(6)]
+    for age, name in enumerate(names):
+        (tmp_path / name / "below").mkdir(parents=True)
+        (tmp_path / name / "below" / "code.nbc").write_text("x")
+        os.utime(tmp_path / name, (now - age * 90_000, now - age * 90_000))
+    (tmp_path / "notes").mkdir()
+    (tmp_path / ("f" * 16)).write_text("a file")
+    os.utime(tmp_path / "notes", (0, 0))
+    (tmp_path / ("e" * 16)).symlink_to(tmp_path / "notes")
+    others = {"notes", "f" * 16, "e" * 16}
+    module._remove_old(tmp_path / names[0])
+    assert {path.name for path in tmp_path.iterdir()} == {*names[:3], *others}
+    for name in names:
+        (tmp_path / name).mkdir(exist_ok=True)
+        os.utime(tmp_path / name)
+    module._remove_old(tmp_path / names[5])
+    assert {path.name for path in tmp_path.iterdir()} == {*names, *others}  # all in use
+    module._remove_old(tmp_path / "absent" / "0")
+
+    def refuses(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "rmdir", refuses)
+    for name in names:
+        os.utime(tmp_path / name, (1, 1))
+    module._remove_old(tmp_path / names[0])
+    assert {path.name for path in tmp_path.iterdir()} == {*names, *others}
 
 
 def test_the_cache_folder_is_chosen_and_may_be_missing(
