@@ -17,6 +17,8 @@ DRIVER = Path(__file__).with_name("crash_driver.py")
 PANEL = "klines/binance_spot_1m_close_wide_86sym_20210402_20210430.parquet"
 UNIVERSE = "klines/binance_spot_1m_202104_universe.csv"
 DEADLINE_S = 300
+#: What two summaries of one run need not have in common.
+PLACE_AND_TIME = ("folder", "wall_s", "report")
 
 
 def market(recordings: Path, n_bars: int) -> list[str]:
@@ -52,7 +54,7 @@ def finished(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 def content(folder: Path) -> dict[str, Any]:
-    """All that a crash must not change: decisions, ledger, equity, days and the scans' files, to the byte."""
+    """All that a crash must not change: decisions, ledger, equity, days, summary and scans, to the byte."""
     journal = Journal.read_only(folder / "journal.db")
     try:
         found = {
@@ -72,6 +74,8 @@ def content(folder: Path) -> dict[str, Any]:
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.glob("arrow_scans/*/*.arrow"))
     }
+    summary = json.loads((folder / "summary.json").read_text())
+    found["summary"] = {key: value for key, value in summary.items() if key not in PLACE_AND_TIME}
     assert not list(folder.glob("quarantine/*"))
     return found
 

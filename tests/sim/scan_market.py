@@ -86,8 +86,9 @@ def meta_of(name: str) -> dict[str, str]:
     return {"set": name, "set_hash": params.hash(), "parameters": json.dumps(params.as_dict())}
 
 
-def trader_of(path: Path, name: str = "gold", *, deployment: str = "BLUE", **options: Any) -> Trader:
+def trader_of(path: Path, name: str = "gold", *, deployment: str = "", **options: Any) -> Trader:
     """A trader with a journal at `path`, new or the one that is there; not recovered yet."""
+    deployment = deployment or ("BLUE" if NAMED_SETS[name].direction < 0 else "GREEN")
     journal = Journal.open(path) if path.exists() else Journal.create(path, meta_of(name))
     return Trader(Session(NAMED_SETS[name], SYMBOLS, deployment=deployment), journal, **options)
 

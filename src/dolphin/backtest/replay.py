@@ -6,7 +6,6 @@ of decisions is the run's. A day that is half built, has gaps, or is not what it
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from dolphin.alpha.volatility import VOL_THRESHOLD
-from dolphin.domain.codes import POSTURES
 from dolphin.domain.errors import DataError, StoreError
 from dolphin.domain.params import ParameterSet
 from dolphin.domain.scan import ScanRow
-from dolphin.host.finish import JOURNAL_FILE, finish
+from dolphin.host.finish import JOURNAL_FILE, finish, write_settings
+from dolphin.host.identity import NO_BOOKS, Identity, warnings_of
 from dolphin.host.session import Session, Step
 from dolphin.journal.store import Journal, require_writable
 from dolphin.market.scan_cache import CacheReader, CacheRow
@@ -26,6 +25,8 @@ from dolphin.services.trader import Trader
 
 #: A killed backtest starts again, so that its journal need not be durable bar by bar.
 BARS_PER_COMMIT = 2000
+
+MODELLED = "Backtest: fills are modelled, no order was ever sent."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,40 +60,60 @@ def row_of(row: CacheRow, certified_bits: int) -> ScanRow:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A backtest that nothing speaks against: its session, its days, and what is wrong with allowed ones."""
+
+    session: Session
+    days: tuple[str, ...]
+    faults: tuple[str, ...]
+
+
+def check(cache: CacheReader, settings: BacktestSettings) -> Checked:
+    """Look at everything that can be refused; writes nothing.
+
+    Raises ConfigError for settings that may not trade, DataError for a day that is refused, StoreError when
+    the folder holds another run.
+    """
+    session = _identity(cache, settings).session(cache.symbols)
+    days = tuple(
+        day
+        for day in cache.days()
+        if (settings.first_day or "") <= day <= (settings.last_day or "9999-12-31")
+    )
+    if not days:
+        raise DataError(f"{cache.folder}: no day between {settings.first_day} and {settings.last_day}")
+    faults = tuple(f"{day}: {fault}" for day in days for fault in cache.check(day, settings.allow_partial))
+    if (settings.folder / JOURNAL_FILE).exists():
+        raise StoreError(f"{settings.folder}: a run is here already; choose another --out")
+    return Checked(session, days, faults)
+
+
 def replay(
     cache: CacheReader,
     settings: BacktestSettings,
     on_step: Callable[[Step, int, int], None] | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
+    checked: Checked | None = None,
 ) -> dict[str, Any]:
     """Run the days of a cache and return the summary, with the keys of a run's.
 
-    on_step gets each step, the scans done and the scans in all. Raises DataError for a day that is refused,
-    StoreError when the folder holds another run.
+    on_step gets each step, the scans done and the scans in all. checked is what `check` gave, where the
+    caller asked before. Raises as `check` does.
     """
     started = time.monotonic()
-    days = [
-        day
-        for day in cache.days()
-        if (settings.first_day or "") <= day <= (settings.last_day or "9999-12-31")
-    ]
-    if not days:
-        raise DataError(f"{cache.folder}: no day between {settings.first_day} and {settings.last_day}")
-    faults = [f"{day}: {fault}" for day in days for fault in cache.check(day, settings.allow_partial)]
+    checked = checked or check(cache, settings)
+    session, days, faults = checked.session, checked.days, checked.faults
+    identity = _identity(cache, settings)
     require_writable(settings.folder)
-    path = settings.folder / JOURNAL_FILE
-    if path.exists():
-        raise StoreError(f"{settings.folder}: a run is here already; choose another --out")
     total = sum(cache.manifest.days[day].rows for day in days)
-    session = Session(
-        settings.params, cache.symbols, deployment=settings.deployment, vol_threshold=settings.vol_threshold
-    )
-    journal = Journal.create(path, _recorded(cache, settings))
+    journal = Journal.create(settings.folder / JOURNAL_FILE, identity.recorded())
     journal.bars_per_commit = BARS_PER_COMMIT
     trader = Trader(session, journal, posture_when_unknown=settings.posture_when_unknown)
     done = 0
     interrupted = False
     try:
+        write_settings(settings.folder, identity.recorded(), cache.symbols)
         for day in days:
             bits = cache.manifest.days[day].min_certified_bits or 0
             for row in cache.scans(day):
@@ -107,34 +128,26 @@ def replay(
                 break
         journal.commit_batch()
         journal.bars_per_commit = 1
-        facts = {
-            "feed": "cache",
-            "set": settings.set_name,
-            "bars": done,
-            "source": cache.manifest.source or str(cache.folder),
-            "deployment": settings.deployment,
-            "days": len(days),
-            "counts": {key: n for key, n in sorted(trader.counts.items()) if n},
-            "partial": faults,
-            "halted": session.halted,
-            "interrupted": interrupted,
-            "folder": str(settings.folder),
-            "wall_s": round(time.monotonic() - started, 3),
-        }
-        notes = [
-            "Backtest: fills are modelled, no order was ever sent.",
-            "No order books are wired: the order-book edge is a coin flip of the legacy model, shown apart.",
-            *(f"Partial day allowed: {fault}." for fault in faults),
-        ]
-        if session.btc_missing:
-            notes.append("BTCUSDT is not in the universe: the volatility gate stays open.")
+        warnings = warnings_of(session)
+        facts = identity.facts(
+            session,
+            settings.folder,
+            started,
+            bars=done,
+            counts=trader.counts,
+            days=len(days),
+            partial=list(faults),
+            warnings=warnings,
+            interrupted=interrupted,
+        )
+        partial = (f"Partial day allowed: {fault}." for fault in faults)
         summary, _ = finish(
             journal,
             settings.params,
             settings.folder,
             facts,
             opened=session.open_trade,
-            notes=tuple(notes),
+            notes=(MODELLED, NO_BOOKS, *partial, *warnings),
             report=settings.report,
             status="interrupted" if interrupted else "finished",
         )
@@ -143,17 +156,15 @@ def replay(
         journal.close()
 
 
-def _recorded(cache: CacheReader, settings: BacktestSettings) -> dict[str, str]:
-    return {
-        "feed": "cache",
-        "source": cache.manifest.source,
-        "source_id": cache.manifest.source_id,
-        "universe_id": cache.manifest.universe_id,
-        "set": settings.set_name,
-        "set_hash": settings.params.hash(),
-        "parameters": json.dumps(settings.params.as_dict(), sort_keys=True),
-        "deployment": settings.deployment,
-        "vol_threshold": repr(settings.vol_threshold),
-        "posture_when_unknown": POSTURES[settings.posture_when_unknown],
-        "fills": "model",
-    }
+def _identity(cache: CacheReader, settings: BacktestSettings) -> Identity:
+    return Identity(
+        feed="cache",
+        source=cache.manifest.source or str(cache.folder),
+        source_id=cache.manifest.source_id,
+        universe_id=cache.manifest.universe_id,
+        set_name=settings.set_name,
+        params=settings.params,
+        deployment=settings.deployment,
+        vol_threshold=settings.vol_threshold,
+        posture_when_unknown=settings.posture_when_unknown,
+    )

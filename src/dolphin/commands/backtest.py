@@ -48,10 +48,8 @@ def execute(args: argparse.Namespace) -> int:
     for option in ("first_day", "last_day"):
         _check_day(getattr(args, option))
     folder = Path(config["out"]) if config["out"] else default_folder(name, "cache")
-    if not args.json:
-        say(f"DOLPHIN {__version__}: backtest of {name} ({params.hash()}) on {args.cache} → {folder}")
 
-    from dolphin.backtest.replay import BacktestSettings, replay
+    from dolphin.backtest.replay import BacktestSettings, check, replay
     from dolphin.commands.telling import WorkDisplay, print_summary
     from dolphin.domain.codes import posture_code
     from dolphin.host.session import Step
@@ -70,6 +68,9 @@ def execute(args: argparse.Namespace) -> int:
         report=not args.no_report,
     )
     cache = CacheReader(Path(args.cache))
+    checked = check(cache, settings)
+    if not args.json:
+        say(f"DOLPHIN {__version__}: backtest of {name} ({params.hash()}) on {args.cache} → {folder}")
     with (
         WorkDisplay(quiet=args.json, direction=params.direction) as display,
         stop_on_signal() as stop_requested,
@@ -82,7 +83,7 @@ def execute(args: argparse.Namespace) -> int:
             display.step(step)
             display.progress("backtest", done, total, trade=trades)
 
-        summary = replay(cache, settings, on_step, stop_requested)
+        summary = replay(cache, settings, on_step, stop_requested, checked)
     if args.json:
         print_json(summary)
     else:

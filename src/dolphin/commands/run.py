@@ -57,16 +57,11 @@ def execute(args: argparse.Namespace) -> int:
     config = load_config(args)
     name, params = parameter_set(config)
     folder = Path(config["out"]) if config["out"] else default_folder(name, config["feed"])
-    if not args.json:
-        say(f"DOLPHIN {__version__}: {name} ({params.hash()}) on {config['feed']} → {folder}")
-        say("paper: fills are modelled, no order leaves this machine")
     feed = open_feed(config, args.path)
-    if not args.json:
-        tell_feed(feed)
 
     from dolphin.commands.telling import WorkDisplay, print_summary
     from dolphin.domain.codes import posture_code
-    from dolphin.services.embedded import Progress, RunSettings, run
+    from dolphin.services.embedded import Progress, RunSettings, check, run
 
     settings = RunSettings(
         feed_name=config["feed"],
@@ -81,18 +76,20 @@ def execute(args: argparse.Namespace) -> int:
         report=not args.no_report,
         resume=args.resume,
     )
+    check(feed, settings)
+    if not args.json:
+        say(f"DOLPHIN {__version__}: {name} ({params.hash()}) on {config['feed']} → {folder}")
+        say("paper: fills are modelled, no order leaves this machine")
+        tell_feed(feed)
     with (
         WorkDisplay(quiet=args.json, direction=params.direction) as display,
         stop_on_signal() as stop_requested,
     ):
 
         def on_progress(p: Progress) -> None:
-            if p.last is not None:
-                display.step(p.last)
-                p.last = None
             display.progress(p.phase, p.bars, p.bars_total, scan=p.scans, trade=p.trades)
 
-        summary = run(feed, settings, on_progress, stop_requested)
+        summary = run(feed, settings, on_progress, stop_requested, display.step)
     if args.json:
         print_json(summary)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +22,10 @@ PLAIN_EVERY_S: Final = 10.0
 #: A terminal's bar is moved at most this often.
 LIVE_EVERY_S: Final = 0.1
 
+#: Lines of days, and assets named, in a summary for people.
+DAYS_TOLD: Final = 12
+ASSETS_TOLD: Final = 2
+
 #: What is counted during a run, in words for one and for many.
 _COUNTED: Final = {
     "bars_refused": ("bar refused: its time did not grow", "bars refused: their times did not grow"),
@@ -36,6 +40,14 @@ _COUNTED: Final = {
     "scans_quarantined": ("scan file put into quarantine", "scan files put into quarantine"),
     "publications_failed": ("grid write failed", "grid writes failed"),
     "invariants_violated": ("LEDGER INVARIANT VIOLATED", "LEDGER INVARIANTS VIOLATED"),
+}
+
+
+#: What is counted of one asset.
+_OF_ASSET: Final = {
+    "zero_variance_scans": "did not move in {} scans",
+    "rejected": "{} prices held back",
+    "rebased": "{} new bases",
 }
 
 
@@ -147,6 +159,48 @@ def rows(told: list[str]) -> list[str]:
     return [f"  {'counted' if k == 0 else '':9}  {text}" for k, text in enumerate(shown)]
 
 
+def assets_line(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """The assets of which something was counted, the most frequent first, in one line."""
+    told = []
+    for symbol, found in sorted(counts.items(), key=lambda item: (-sum(item[1].values()), item[0])):
+        what = ", ".join(_OF_ASSET.get(name, f"{{}} {name}").format(f"{n:,}") for name, n in found.items())
+        told.append(f"{symbol} {what}")
+    if not told:
+        return []
+    more = f"; and {len(told) - ASSETS_TOLD} more, see --json" if len(told) > ASSETS_TOLD else ""
+    return [f"  assets     {'; '.join(told[:ASSETS_TOLD])}{more}"]
+
+
+def days_lines(days: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line a day; of many days the first, the last, the best and the worst. Nothing for a single one."""
+    if len(days) < 2:
+        return []
+    shown = list(days)
+    label = dict.fromkeys((day["date"] for day in days), "")
+    if len(days) > DAYS_TOLD:
+        over = [day for day in days if not day.get("open")]
+        picked = {
+            "worst": min(over, key=lambda day: day["pnl"]),
+            "best": max(over, key=lambda day: day["pnl"]),
+            "last": days[-1],
+            "first": days[0],
+        }
+        for word, day in picked.items():
+            label[day["date"]] = f"{word}, {label[day['date']]}".rstrip(", ")
+        shown = [day for day in days if label[day["date"]]]
+    lines = []
+    for k, day in enumerate(shown):
+        words = [label[day["date"]], "open" if day.get("open") else ""]
+        lines.append(
+            f"  {'days' if k == 0 else '':9}  {day['date']}  {money(day['pnl']):>11}"
+            f"  {plural(day['trades'], 'trade'):>10}  {figure(day['capital']):>12} USDT"
+            + "".join(f", {word}" for word in words if word)
+        )
+    if len(shown) < len(days):
+        lines.append(f"  {'':9}  {len(days):,} days in all, see --json")
+    return lines
+
+
 def print_summary(s: dict[str, Any]) -> None:
     """The summary for people, on stdout."""
     bits = f"certified to {s['certified_bits_min']} bits" if s["certified_bits_min"] else "not certified"
@@ -169,7 +223,10 @@ def print_summary(s: dict[str, Any]) -> None:
         f"Sharpe {figure(s['sharpe'])}",
         f"  drawdown   {share(s['max_drawdown'], 2)} at most, marked on every bar",
         *rows(counted(s.get("counts", {}), s.get("prices_rejected", {}))),
+        *assets_line(s.get("counts_of_assets", {})),
+        *days_lines(s.get("days_results", ())),
         *(f"  partial    {fault}" for fault in s.get("partial", ())),
+        *(f"  note       {text}" for text in s.get("warnings", ())),
         f"  decisions  {s['decisions_sha256']}",
     ]
     if s["report"]:

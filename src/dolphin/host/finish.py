@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 
 from dolphin import __version__
-from dolphin.domain.codes import ACTION_NONE, ACTIONS, BOUNDS, BUCKETS, REASONS
+from dolphin.domain.codes import (
+    ACTION_ENTER,
+    ACTION_EXIT,
+    ACTION_HOLD,
+    ACTION_NONE,
+    BOUNDS,
+    BUCKETS,
+    REASONS,
+)
 from dolphin.domain.decision import Decision
 from dolphin.domain.errors import StoreError
 from dolphin.domain.params import ParameterSet
@@ -57,7 +65,8 @@ def finish(
     """
     result = audit(journal, params, price_of)
     path = folder / REPORT_FILE
-    summary = summarise(journal, params, result, {**facts, "report": str(path) if report else None})
+    told = {**facts, "notes": list(notes), "report": str(path) if report else None}
+    summary = summarise(journal, params, result, told)
     journal.set_meta({"decisions_sha256": result.decisions_sha256})
     if report:
         from dolphin.report import write
@@ -79,6 +88,12 @@ def write_text(path: Path, text: str) -> None:
         raise StoreError(
             f"{path}: cannot be written ({error.strerror}); free some space, then add --resume"
         ) from error
+
+
+def write_settings(folder: Path, recorded: Mapping[str, str], symbols: Sequence[str]) -> None:
+    """Write settings.json: what the run was asked to do. Raises StoreError."""
+    text = json.dumps({**recorded, "symbols": list(symbols)}, indent=1) + "\n"
+    write_text(folder / SETTINGS_FILE, text)
 
 
 def _trades_csv(journal: Journal) -> str:
@@ -104,12 +119,27 @@ def report_data(
         legs.setdefault(trade_id, {})[leg] = amount
     entries: dict[int, Decision] = {}
     exits: dict[int, Decision] = {}
-    for decision in journal.decisions(active=True):
-        (entries if ACTIONS[decision.action] == "ENTER" else exits)[decision.bar_idx] = decision
+    vel_div: list[float] = []
+    held: dict[int, list[float]] = {}
+    path: list[float] = []
+    for decision in journal.decisions():
+        vel_div.append(decision.vel_div)
+        if decision.action == ACTION_ENTER:
+            entries[decision.bar_idx] = decision
+            path = held[decision.bar_idx] = [decision.price]
+        elif decision.action == ACTION_HOLD:
+            path.append(decision.price)
+        elif decision.action == ACTION_EXIT:
+            exits[decision.bar_idx] = decision
+            path.append(decision.scan_price)
+    trades = journal.trades()
     rows = [
         _closed_row(trade, entries[trade.entry_bar], exits[trade.exit_bar], legs[trade.trade_id])
-        for trade in journal.trades()
+        for trade in trades
     ]
+    entry_bars = {trade.trade_id: trade.entry_bar for trade in trades}
+    if opened is not None:
+        entry_bars[opened.trade_id] = opened.entry.bar_idx
     if opened is not None and marks:
         rows.append(_open_row(opened, params, marks[-1][0]))
         unrealised = marks[-1][2] - opened.entry.capital
@@ -128,7 +158,7 @@ def report_data(
         provenance={**{k: v for k, v in meta.items() if k not in ("schema_version", "status")}, **versions()},
         timestamp_ns=np.array([m[1] for m in marks], dtype=np.int64),
         equity=np.array([m[2] for m in marks], dtype=np.float64),
-        vel_div=np.array(journal.vel_divs(), dtype=np.float64),
+        vel_div=np.array(vel_div, dtype=np.float64),
         lambdas={w: lambdas[:, k] for k, w in enumerate(WINDOWS)} if lambdas.size else {},
         threshold=params.vel_div_threshold,
         extreme=params.vel_div_extreme,
@@ -139,6 +169,11 @@ def report_data(
             REASONS[r]: n for (action, r), n in sorted(journal.reasons().items()) if action == ACTION_NONE
         },
         notes=notes,
+        prices_of_trades={
+            trade_id: np.array(held[bar], dtype=np.float64)
+            for trade_id, bar in entry_bars.items()
+            if bar in held
+        },
     )
 
 

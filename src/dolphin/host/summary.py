@@ -15,7 +15,7 @@ from dolphin.domain.clock import day_from_ns
 from dolphin.domain.codes import ACTION_ENTER, ACTION_EXIT
 from dolphin.domain.params import ParameterSet
 from dolphin.journal.audit import AuditResult
-from dolphin.journal.ledger import usdt
+from dolphin.journal.ledger import ClosedTrade, usdt
 from dolphin.journal.store import Journal
 
 DAYS_A_YEAR: Final = 365
@@ -56,6 +56,29 @@ def daily_closes(marks: Sequence[tuple[int, int, float]]) -> list[float]:
     for _, timestamp_ns, equity in marks:
         closes[day_from_ns(timestamp_ns)] = equity
     return list(closes.values())
+
+
+def days_results(
+    ended: Sequence[Mapping[str, Any]],
+    trades: Sequence[ClosedTrade],
+    marks: Sequence[tuple[int, int, float]],
+    initial: float,
+    capital: float,
+) -> list[dict[str, Any]]:
+    """Date, pnl, trades and capital of each day, of closed trades, in USDT; the last day is still `open`."""
+    found: list[dict[str, Any]] = [
+        {key: day[key] for key in ("date", "pnl", "trades", "capital")} for day in ended
+    ]
+    if not marks:
+        return found
+    last = day_from_ns(marks[-1][1])
+    if not found or found[-1]["date"] < last:
+        before = found[-1]["capital"] if found else initial
+        closed = sum(1 for trade in trades if day_from_ns(trade.exit_ns) == last)
+        found.append(
+            {"date": last, "pnl": capital - before, "trades": closed, "capital": capital, "open": True}
+        )
+    return found
 
 
 def summarise(
@@ -106,6 +129,9 @@ def summarise(
         "decisions_sha256": audit.decisions_sha256,
         "wall_s": facts.get("wall_s"),
         "report": facts.get("report"),
+        "days_results": days_results(
+            journal.days(), trades, marks, params.initial_capital, float(initial + net)
+        ),
         **{key: value for key, value in facts.items() if key not in _STANDARD},
     }
 

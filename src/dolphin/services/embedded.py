@@ -6,16 +6,14 @@ on with `resume=True` and ends with the digest and the ledger of one that was no
 
 from __future__ import annotations
 
-import json
+import contextlib
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dolphin.alpha.volatility import VOL_THRESHOLD
-from dolphin.domain.codes import POSTURES
 from dolphin.domain.errors import ConfigError, StoreError
 from dolphin.domain.params import ParameterSet
 from dolphin.domain.scan import WARMUP_PRICES, Scan
@@ -24,7 +22,8 @@ from dolphin.grid.inprocess import InProcessGrid
 from dolphin.grid.payloads import Heartbeat
 from dolphin.grid.topics import HEARTBEAT
 from dolphin.grid.typed import TypedGrid, publish_scan
-from dolphin.host.finish import JOURNAL_FILE, SETTINGS_FILE, finish, write_text
+from dolphin.host.finish import JOURNAL_FILE, SETTINGS_FILE, finish, write_settings
+from dolphin.host.identity import NO_BOOKS, Identity, warnings_of
 from dolphin.host.session import Session, Step
 from dolphin.host.session import warm as warm_session
 from dolphin.journal.audit import PriceOf
@@ -39,7 +38,7 @@ from dolphin.services.trader import Trader
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSettings:
-    """What a run is asked to do; `recorded` is what its folder remembers and a resume compares."""
+    """What a run is asked to do; `identity` is what its folder remembers and a resume compares."""
 
     feed_name: str
     set_name: str
@@ -53,22 +52,20 @@ class RunSettings:
     report: bool = True
     resume: bool = False
 
-    def recorded(self, feed: Feed) -> dict[str, str]:
+    def identity(self, feed: Feed) -> Identity:
         """The settings that decide the decisions."""
-        return {
-            "feed": self.feed_name,
-            "source": feed.name,
-            "source_id": feed.source_id,
-            "universe_id": universe_id(feed.symbols),
-            "spectrum": "float64" if self.scan_path == "float64" else "certified",
-            "set": self.set_name,
-            "set_hash": self.params.hash(),
-            "parameters": json.dumps(self.params.as_dict(), sort_keys=True),
-            "deployment": self.deployment,
-            "vol_threshold": repr(self.vol_threshold),
-            "posture_when_unknown": POSTURES[self.posture_when_unknown],
-            "fills": "model",
-        }
+        return Identity(
+            feed=self.feed_name,
+            source=feed.name,
+            source_id=feed.source_id,
+            universe_id=universe_id(feed.symbols),
+            spectrum="float64" if self.scan_path == "float64" else "certified",
+            set_name=self.set_name,
+            params=self.params,
+            deployment=self.deployment,
+            vol_threshold=self.vol_threshold,
+            posture_when_unknown=self.posture_when_unknown,
+        )
 
 
 @dataclass(slots=True)
@@ -80,34 +77,43 @@ class Progress:
     scans: int = 0
     trades: int = 0
     phase: str = "warm-up"
-    last: Step | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 OnProgress = Callable[[Progress], None]
+OnStep = Callable[[Step], None]
+
+PAPER = "Paper: fills are modelled, no order left this machine."
+
+
+def check(feed: Feed, settings: RunSettings) -> Session:
+    """The run's session, once everything that can be refused was looked at; writes nothing.
+
+    Raises StoreError when a run is there and was not asked for, ConfigError when it was another run or when
+    these settings may not trade.
+    """
+    identity = settings.identity(feed)
+    session = identity.session(feed.symbols)
+    folder = settings.folder
+    path = folder / JOURNAL_FILE
+    if path.exists():
+        if not settings.resume:
+            raise StoreError(
+                f"{folder}: a run is here already; add --resume to go on with it, or choose another --out"
+            )
+        with contextlib.closing(Journal.read_only(path)) as journal:
+            check_same(journal.meta(), identity.recorded(), folder)
+    elif not settings.resume and any((folder / name).exists() for name in ("arrow_scans", RING_FILE)):
+        raise StoreError(f"{folder}: holds scans of another run; choose another --out or add --resume")
+    return session
 
 
 def open_journal(settings: RunSettings, feed: Feed) -> Journal:
-    """A new journal in the run's folder, or with `resume` the one that is there.
-
-    Raises StoreError when a run is there and was not asked for, ConfigError when it was another run.
-    """
-    require_writable(settings.folder)
-    folder = settings.folder
-    path = folder / JOURNAL_FILE
-    recorded = settings.recorded(feed)
+    """A new journal in the run's folder, or the one that is there. Raises StoreError."""
+    path = settings.folder / JOURNAL_FILE
     if not path.exists():
-        has_scans = any((folder / name).exists() for name in ("arrow_scans", RING_FILE))
-        if has_scans and not settings.resume:
-            raise StoreError(f"{folder}: holds scans of another run; choose another --out or add --resume")
-        return Journal.create(path, recorded)
-    if not settings.resume:
-        raise StoreError(
-            f"{folder}: a run is here already; add --resume to go on with it, or choose another --out"
-        )
+        return Journal.create(path, settings.identity(feed).recorded())
     journal = Journal.open(path)
     try:
-        check_same(journal.meta(), recorded, folder)
         journal.set_meta({"status": "running", "decisions_sha256": ""})
     except BaseException:
         journal.close()
@@ -143,115 +149,166 @@ def prices_from_store(store: ScanStore) -> PriceOf:
     return price_of
 
 
-def run(
-    feed: Feed,
-    settings: RunSettings,
-    on_progress: OnProgress | None = None,
-    stop_requested: Callable[[], bool] = lambda: False,
-) -> dict[str, Any]:
-    """Run the feed through the whole system and return the summary. Raises DolphinError.
+class _Run:
+    """What is open while a run goes on, and the steps that it consists of."""
 
-    stop_requested is asked after every bar; once true the run ends in order, its day and position kept in
-    state, and the summary says `interrupted`.
-    """
-    started = time.monotonic()
-    journal = open_journal(settings, feed)
-    try:
-        pipeline = ScanPipeline(feed, settings.folder, settings.scan_path)
-    except BaseException:
-        journal.close()
-        raise
-    grid = InProcessGrid("inline")
-    session = Session(
-        settings.params,
-        feed.symbols,
-        deployment=settings.deployment,
-        vol_threshold=settings.vol_threshold,
-    )
-    progress = Progress(bars_total=feed.n_bars)
-    interrupted = False
+    def __init__(self, feed: Feed, settings: RunSettings, stack: contextlib.ExitStack) -> None:
+        self.feed = feed
+        self.settings = settings
+        self.session = check(feed, settings)
+        require_writable(settings.folder)
+        made = [
+            settings.folder / name
+            for name in (JOURNAL_FILE, RING_FILE, SETTINGS_FILE)
+            if not (settings.folder / name).exists()
+        ]
+        self.journal = stack.enter_context(contextlib.closing(open_journal(settings, feed)))
+        # The journal is this process's own now; a run that fails before its first bar leaves none behind.
+        self.begun = settings.folder / JOURNAL_FILE not in made
+        stack.callback(self._forget, made)
+        self.pipeline = stack.enter_context(
+            contextlib.closing(ScanPipeline(feed, settings.folder, settings.scan_path))
+        )
+        self.grid = stack.enter_context(contextlib.closing(InProcessGrid("inline")))
+        self.typed = TypedGrid(self.grid)
+        self.progress = Progress(bars_total=feed.n_bars)
 
-    def after_step(step: Step) -> None:
-        progress.last = step
-        progress.scans += 1
-        if step.closed is not None:
-            progress.trades += 1
+    def _forget(self, made: list[Path]) -> None:
+        if not self.begun:
+            self.journal.close()
+            for path in made:
+                path.unlink(missing_ok=True)
 
-    typed = TypedGrid(grid)
-    trader = Trader(
-        session,
-        journal,
-        typed,
-        backlog=pipeline.store.scans,
-        posture_when_unknown=settings.posture_when_unknown,
-        on_step=after_step,
-    )
-    try:
-        _write_settings(settings, feed)
+    def recover(self, on_step: OnStep, stack: contextlib.ExitStack) -> Trader:
+        """The trader at the journal's end, listening. Lost scans are left for the feed to give again."""
+        settings, pipeline = self.settings, self.pipeline
+        trader = Trader(
+            self.session,
+            self.journal,
+            self.typed,
+            backlog=pipeline.store.scans,
+            posture_when_unknown=settings.posture_when_unknown,
+            on_step=on_step,
+        )
+        stack.callback(trader.stop_listening)
+        write_settings(settings.folder, settings.identity(self.feed).recorded(), self.feed.symbols)
         if settings.scan_path == "fast":
             warm_scanner()
-        warm_session(settings.params, feed.symbols)
+        warm_session(settings.params, self.feed.symbols)
         trader.recover()
         if trader.unreplayed:
             pipeline.rewind(
                 f"{trader.unreplayed} scans of journalled bars are not in {pipeline.store.folder}"
             )
+        self.progress.scans = self.session.next_bar
+        self.progress.trades = trader.ledger.trades
+        self.begun = self.begun or pipeline.next_number > 1
         trader.catch_up()
-        progress.scans = session.next_bar
-        progress.trades = trader.ledger.trades
         trader.start()
-        for scan in pipeline.scans(settings.limit_bars):
-            _journal_events(pipeline, journal)
-            progress.bars = pipeline.bars
+        return trader
+
+    def work(self, trader: Trader, tell: Callable[[], None], stop_requested: Callable[[], bool]) -> bool:
+        """Every bar of the feed that is left; True when it was asked to stop."""
+        pipeline = self.pipeline
+        for scan in pipeline.scans(self.settings.limit_bars):
+            self.begun = True
+            _journal_events(pipeline, self.journal)
+            self.progress.bars = pipeline.bars
             if scan is not None:
-                progress.phase = "trading"
-                _publish(grid, scan)
-                trader.check()
+                self.progress.phase = "trading"
+                # After a rewind the feed gives scans again that are decided; they are no news.
+                if scan.timestamp_ns > self.session.last_timestamp_ns:
+                    _publish(self.grid, scan)
+                    trader.check()
             elif pipeline.scanner.bars <= WARMUP_PRICES:
-                _tell_warmup(typed, pipeline)
-            if on_progress is not None:
-                on_progress(progress)
+                _tell_warmup(self.typed, pipeline)
+            tell()
             if stop_requested():
-                interrupted = True
-                break
-        trader.stop()
-        if on_progress is not None:
-            progress.phase = "report"
-            on_progress(progress)
-        quarantined = Counter(scans_quarantined=pipeline.store.n_quarantined)
-        facts = {
-            "feed": settings.feed_name,
-            "set": settings.set_name,
-            "bars": pipeline.bars,
-            "source": feed.name,
-            "deployment": settings.deployment,
-            "counts": {
-                key: n for key, n in sorted((pipeline.counts + trader.counts + quarantined).items()) if n
+                return True
+        return False
+
+    def finish(self, trader: Trader, started: float, interrupted: bool) -> dict[str, Any]:
+        """Audit, figures and report. What is counted is of the whole run, however often it was stopped."""
+        settings, pipeline, feed = self.settings, self.pipeline, self.feed
+        violated = sum(kind == "invariant" for _, kind, _ in self.journal.events())
+        set_aside = sum(1 for _ in pipeline.store.quarantine_folder.glob("*.reason.txt"))
+        warnings = warnings_of(self.session)
+        warming = f"{pipeline.bars} bars: the first scan needs {WARMUP_PRICES} prices."
+        facts = settings.identity(feed).facts(
+            self.session,
+            settings.folder,
+            started,
+            bars=pipeline.bars,
+            counts={
+                **pipeline.counts,
+                **trader.counts,
+                "invariants_violated": violated,
+                "scans_quarantined": set_aside,
             },
-            "prices_rejected": {f"{s} {rule}": n for (s, rule), n in sorted(feed.rejections.items())},
-            "halted": session.halted,
-            "interrupted": interrupted,
-            "folder": str(settings.folder),
-            "wall_s": round(time.monotonic() - started, 3),
-        }
-        notes = (*feed.notes, *_notes(session, pipeline))
+            counts_of_assets={
+                symbol: dict(sorted(counts.items()))
+                for symbol, counts in sorted(pipeline.counts_of_assets.items())
+            },
+            prices_rejected={f"{s} {rule}": n for (s, rule), n in sorted(feed.rejections.items())},
+            warnings=warnings,
+            interrupted=interrupted,
+        )
         summary, _ = finish(
-            journal,
+            self.journal,
             settings.params,
             settings.folder,
             facts,
-            opened=session.open_trade,
-            notes=notes,
+            opened=self.session.open_trade,
+            notes=(
+                *feed.notes,
+                PAPER,
+                NO_BOOKS,
+                *warnings,
+                *([warming] if pipeline.bars < WARMUP_PRICES else []),
+            ),
             price_of=prices_from_store(pipeline.store),
             report=settings.report,
             status="interrupted" if interrupted else "finished",
         )
         return summary
-    finally:
-        trader.stop_listening()
-        journal.close()
-        pipeline.close()
-        grid.close()
+
+
+def run(
+    feed: Feed,
+    settings: RunSettings,
+    on_progress: OnProgress | None = None,
+    stop_requested: Callable[[], bool] = lambda: False,
+    on_step: OnStep | None = None,
+) -> dict[str, Any]:
+    """Run the feed through the whole system and return the summary. Raises DolphinError.
+
+    on_step gets every step once it is durable, those that catch up after a restart too. stop_requested is
+    asked after every bar; once true the run ends in order, its day and position kept in state, and the
+    summary says `interrupted`. What is refused before the first bar leaves no run in the folder.
+    """
+    started = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        whole = _Run(feed, settings, stack)
+        progress = whole.progress
+
+        def after_step(step: Step) -> None:
+            progress.scans += 1
+            progress.trades += step.closed is not None
+            if on_step is not None:
+                on_step(step)
+
+        def tell() -> None:
+            if on_progress is not None:
+                on_progress(progress)
+
+        trader = whole.recover(after_step, stack)
+        interrupted = whole.work(trader, tell, stop_requested)
+        whole.begun = True
+        trader.stop()
+        if on_progress is not None:
+            progress.phase = "report"
+            tell()
+        return whole.finish(trader, started, interrupted)
 
 
 def _tell_warmup(grid: TypedGrid, pipeline: ScanPipeline) -> None:
@@ -276,20 +333,3 @@ def _journal_events(pipeline: ScanPipeline, journal: Journal) -> None:
         with journal.transaction():
             for event in events:
                 journal.add_event(event.timestamp_ns, event.kind, event.text)
-
-
-def _write_settings(settings: RunSettings, feed: Feed) -> None:
-    text = json.dumps({**settings.recorded(feed), "symbols": list(feed.symbols)}, indent=1) + "\n"
-    write_text(settings.folder / SETTINGS_FILE, text)
-
-
-def _notes(session: Session, pipeline: ScanPipeline) -> list[str]:
-    notes = ["Paper: fills are modelled, no order left this machine."]
-    notes.append(
-        "No order books are wired: the order-book edge is a coin flip of the legacy model, shown apart."
-    )
-    if session.btc_missing:
-        notes.append("BTCUSDT is not in the universe: the volatility gate stays open.")
-    if pipeline.bars < WARMUP_PRICES:
-        notes.append(f"{pipeline.bars} bars: the first scan needs {WARMUP_PRICES} prices.")
-    return notes

@@ -4,6 +4,8 @@ Order on a bar: the scan file first, then the ring row. A process that dies betw
 again after a restart, writes the identical file (which changes nothing) and goes on; the other order could
 lose a scan. Where the machine itself lost power, the disk may hold the ring's row and not its scan: then the
 ring is put aside and a feed with an end is folded again from its start, to the same scans.
+Counts are of the whole feed, whatever stopped in between: the bars that an earlier process folded in are gone
+through again, without their spectra.
 """
 
 from __future__ import annotations
@@ -14,20 +16,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from dolphin.domain.bar import Bar
 from dolphin.domain.clock import iso_from_ns
 from dolphin.domain.errors import DataError, StoreError
-from dolphin.domain.scan import WARMUP_PRICES, Scan
+from dolphin.domain.scan import WARMUP_PRICES, WINDOWS, Scan
 from dolphin.domain.symbols import universe_id
 from dolphin.journal.store import require_writable, writer_lock
 from dolphin.market.feed import Feed
 from dolphin.market.price_ring import PriceRing
 from dolphin.market.scan_store import ScanStore
+from dolphin.scan.returns import REBASED, REJECTED, bar_returns
 from dolphin.scan.ring import decode_row, encode_row, row_bytes
 from dolphin.scan.scanner import Path as ScanPath
 from dolphin.scan.scanner import ScanEvent, Scanner
 
 RING_FILE = "price_ring.bin"
+_EVENT_OF = {REJECTED: "rejected", REBASED: "rebased"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +45,60 @@ class Event:
     text: str
 
 
+class Recount:
+    """The events of bars that are folded already, found without solving a window.
+
+    An asset has no variance in a window exactly when all its returns there are equal.
+    """
+
+    def __init__(self, symbols: tuple[str, ...]) -> None:
+        n = len(symbols)
+        self._symbols = symbols
+        self._bars = 0
+        self._base = np.full(n, np.nan)
+        self._rejections = np.zeros(n, np.int64)
+        self._returns = np.zeros(n)
+        self._what = np.zeros(n, np.int64)
+        self._last = np.full(n, np.nan)
+        self._equal = np.zeros(n, np.int64)
+
+    def events(self, bar: Bar) -> tuple[ScanEvent, ...]:
+        """What the scanner said of this bar; prices are left out."""
+        prices = np.ascontiguousarray(bar.prices, np.float64)
+        bar_returns(prices, self._base, self._rejections, self._returns, self._what)
+        found = []
+        if int(self._what.max(initial=0)) >= REJECTED:
+            found = [
+                ScanEvent(_EVENT_OF.get(what, "invalid"), symbol, bar.timestamp_ns)
+                for symbol, what in zip(self._symbols, self._what.tolist(), strict=True)
+                if what >= REJECTED
+            ]
+        self._bars += 1
+        if self._bars > 1:  # the first bar has no return
+            self._equal = np.where(self._returns == self._last, self._equal + 1, 1)
+            self._last[:] = self._returns
+        if self._bars >= WARMUP_PRICES and int(self._equal.max(initial=0)) >= WINDOWS[0]:
+            found += [
+                ScanEvent("zero_variance", self._symbols[i], bar.timestamp_ns, None, window)
+                for window in WINDOWS
+                for i in np.flatnonzero(self._equal >= window).tolist()
+            ]
+        return tuple(found)
+
+
 class ScanPipeline:
     """Turns a feed's bars into stored scans, from where an earlier process stopped.
 
-    `bars` counts every bar taken from the feed since its start, those before a restart included.
+    `bars`, `counts` and `counts_of_assets` are of every bar since the feed's start, those before a restart
+    included; where a feed has no end and gives its past no more, since this process began.
     """
 
     def __init__(self, feed: Feed, root: Path, path: ScanPath = "fast") -> None:
         self.feed = feed
         self.store = ScanStore(root)
         self.counts: Counter[str] = Counter()
+        #: By symbol: prices held back or taken as a base, and the scans in which it had no variance.
+        self.counts_of_assets: dict[str, Counter[str]] = {}
         self.bars = 0
         self.events: list[Event] = []
         self._lasting: set[tuple[str, str, int | None]] = set()
@@ -56,9 +106,12 @@ class ScanPipeline:
         require_writable(root)
         # One writer a store: two scanners would give one number to two scans.
         self._lock = writer_lock(root / RING_FILE)
+        found = (root / RING_FILE).exists()
         try:
             self._open_ring(root)
         except BaseException:
+            if not found:
+                (root / RING_FILE).unlink(missing_ok=True)
             os.close(self._lock)
             raise
 
@@ -120,6 +173,7 @@ class ScanPipeline:
         limit_bars ends the iteration after so many bars of the feed, those before a restart included.
         """
         newest = -1
+        recount = Recount(self.feed.symbols)
         feed = self.feed.bars()
         while limit_bars is None or self.bars < limit_bars:
             bar = next(feed, None)
@@ -130,7 +184,9 @@ class ScanPipeline:
                 # Bars that an earlier process folded in: they only count, refused ones again as refused.
                 if bar.timestamp_ns <= newest:
                     self.counts["bars_refused"] += 1
-                newest = max(newest, bar.timestamp_ns)
+                else:
+                    self._count(recount.events(bar))
+                    newest = bar.timestamp_ns
                 continue
             yield self._on_bar(bar)
 
@@ -149,12 +205,24 @@ class ScanPipeline:
 
     def _tell(self, events: tuple[ScanEvent, ...]) -> None:
         """Count every event; keep its text only when it is new, so that a lasting state is told once."""
-        now = {(event.kind, event.symbol, event.window_bars) for event in events}
+        before = self._lasting
+        self._count(events)
+        for event in events:
+            if (event.kind, event.symbol, event.window_bars) not in before:
+                self.events.append(Event(event.timestamp_ns, event.kind, _sentence(event)))
+
+    def _count(self, events: tuple[ScanEvent, ...]) -> None:
+        """Count the events of one bar."""
+        idle = set()
         for event in events:
             self.counts[event.kind] += 1
-            if (event.kind, event.symbol, event.window_bars) not in self._lasting:
-                self.events.append(Event(event.timestamp_ns, event.kind, _sentence(event)))
-        self._lasting = now
+            if event.kind == "zero_variance":
+                idle.add(event.symbol)
+            else:
+                self.counts_of_assets.setdefault(event.symbol, Counter())[event.kind] += 1
+        for symbol in idle:
+            self.counts_of_assets.setdefault(symbol, Counter())["zero_variance_scans"] += 1
+        self._lasting = {(event.kind, event.symbol, event.window_bars) for event in events}
 
     def take_events(self) -> list[Event]:
         """Events since the last call."""

@@ -6,11 +6,13 @@ import hashlib
 import json
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "sim"))
@@ -19,9 +21,11 @@ from crash_runs import content
 from walk_feed import WalkFeed, write_panel
 
 from dolphin.cli import main
+from dolphin.domain.bar import Bar
 from dolphin.domain.codes import ACTION_EXIT
-from dolphin.domain.errors import ConfigError, StoreError
+from dolphin.domain.errors import ConfigError, DataError, StoreError
 from dolphin.domain.params import NAMED_SETS
+from dolphin.host.finish import report_data
 from dolphin.host.session import Session
 from dolphin.journal.audit import audit
 from dolphin.journal.store import Journal
@@ -154,9 +158,12 @@ def test_lost_files_are_made_again(
         shutil.rmtree(folder / "arrow_scans")
     if "ring" in lost:
         (folder / "price_ring.bin").unlink()
-    go(folder, resume=True)
+    summary = go(folder, resume=True)
+    assert summary["counts"].pop("scans_quarantined", 0) == (lost == "truncated")
     shutil.rmtree(folder / "quarantine", ignore_errors=True)
-    assert content(folder) == whole[1]
+    found = content(folder)
+    found["summary"]["counts"].pop("scans_quarantined", None)
+    assert found == whole[1]
 
 
 def test_lost_scans_of_a_feed_without_end_are_told(tmp_path: Path) -> None:
@@ -177,6 +184,145 @@ def test_a_store_has_one_scanner(tmp_path: Path) -> None:
     first.close()
     first.close()
     ScanPipeline(WalkFeed(SEED, 10), tmp_path, "float64").close()
+
+
+def test_a_refused_run_leaves_nothing_and_the_corrected_one_works(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    green = {"set_name": "green", "params": NAMED_SETS["green"]}
+    with pytest.raises(ConfigError, match="deployment BLUE trades SHORT only"):
+        go(folder, n_bars=760, **green)
+    assert not folder.exists()
+    assert go(folder, n_bars=760, deployment="GREEN", **green)["deployment"] == "GREEN"
+
+
+class FailingFeed(WalkFeed):
+    """Its source is gone when the first bars are asked for."""
+
+    def bars(self, skip: int = 0) -> Iterator[Bar]:
+        raise DataError("walk: the source is gone; bring it back")
+
+
+def test_a_run_that_fails_before_its_first_bar_leaves_no_run(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(DataError, match="the source is gone"):
+        run(FailingFeed(SEED, 760), settings_of(folder))
+    assert all(path.suffix == ".lock" for path in folder.iterdir())
+    assert go(folder, n_bars=760)["bars"] == 760
+
+
+def test_a_resume_that_fails_before_its_first_bar_keeps_the_run(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    go(folder, n_bars=770, stop_at=760)
+    with pytest.raises(DataError, match="the source is gone"):
+        run(FailingFeed(SEED, 770), settings_of(folder, resume=True))
+    assert go(folder, n_bars=770, resume=True)["scans"] == 770 - 751
+
+
+class FaultyFeed(WalkFeed):
+    """The same market with refused bars, a jump, a spike and an asset that does not move for a while."""
+
+    def __init__(self, seed: int, n_bars: int) -> None:
+        super().__init__(seed, n_bars)
+        self.matrix[300:380, 1] = self.matrix[300, 1]
+        self.matrix[860:930, 3] = self.matrix[860, 3]
+        self.matrix[700:, 2] *= 50.0
+        self.matrix[905, 4] /= 9.0
+
+    def bars(self, skip: int = 0) -> Iterator[Bar]:
+        for k, bar in enumerate(super().bars()):
+            late = k in (10, 755, 900)
+            yield Bar(bar.timestamp_ns - 2 * self.interval_ns, bar.prices) if late else bar
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[str]]:
+    """The content of an undisturbed run of the faulty feed, and its trades as they were told."""
+    folder = tmp_path_factory.mktemp("faulty") / "run"
+    told: list[str] = []
+    run(FaultyFeed(SEED, 1000), settings_of(folder), on_step=lambda step: told.append(repr(step.decision)))
+    return content(folder), told
+
+
+def test_what_happened_to_the_assets_is_counted(faulty: tuple[dict[str, Any], list[str]]) -> None:
+    found = faulty[0]["summary"]
+    assert found["counts"]["bars_refused"] == 3
+    assert found["counts"]["zero_variance"] == found["counts_of_assets"]["SOLUSDT"]["zero_variance_scans"] > 0
+    assert found["counts_of_assets"]["BNBUSDT"] == {"rebased": 1, "rejected": 2}
+    assert found["counts_of_assets"]["XRPUSDT"] == {"rejected": 1}
+    assert found["notes"]
+    assert found["warnings"] == []
+
+
+@pytest.mark.parametrize("path", ["float64", "fast"])
+@pytest.mark.parametrize("lost", ["", "price_ring.bin", "arrow_scans"])
+@pytest.mark.parametrize("stop_at", [[5, 200], [702, 756, 906], [915, 20]])
+def test_counts_are_of_the_whole_run_however_often_it_was_stopped(
+    stop_at: list[int], lost: str, path: str, faulty: tuple[dict[str, Any], list[str]], tmp_path: Path
+) -> None:
+    if path == "fast" and (lost or stop_at[0] == 5):
+        pytest.skip("the recount does not depend on the path; once is enough")
+    folder = tmp_path / "run"
+    told: list[str] = []
+    seen = {"bars": 0}
+
+    def part(stop: int | None, resume: bool) -> dict[str, Any]:
+        seen["bars"] = 0
+
+        def on_progress(progress: Progress) -> None:
+            seen["bars"] += 1
+
+        return run(
+            FaultyFeed(SEED, 1000),
+            settings_of(folder, resume=resume, scan_path=path),
+            on_progress,
+            lambda: stop is not None and seen["bars"] >= stop,
+            lambda step: told.append(repr(step.decision)),
+        )
+
+    for k, stop in enumerate(stop_at):
+        part(stop, k > 0)
+        if lost and (folder / lost).exists():
+            shutil.move(folder / lost, tmp_path / f"lost-{k}")
+    part(None, True)
+    found = content(folder)["summary"]
+    for key in ("bars", "counts", "counts_of_assets", "prices_rejected", "scans"):
+        assert found[key] == faulty[0]["summary"][key], key
+    assert len(told) == found["scans"]
+    if path == "float64":
+        assert content(folder) == faulty[0]
+        assert told == faulty[1]
+
+
+def test_the_days_of_a_run_end_with_an_open_one(whole: tuple[dict[str, Any], dict[str, Any], Path]) -> None:
+    summary, found, _ = whole
+    days = summary["days_results"]
+    assert [day["date"] for day in days] == ["2026-01-05", "2026-01-06"]
+    assert [day.get("open", False) for day in days] == [False, True]
+    assert sum(day["trades"] for day in days) == summary["trades"]
+    assert sum(day["pnl"] for day in days) == pytest.approx(summary["capital"] - 25_000.0, abs=1e-6)
+    assert days[-1]["capital"] == summary["capital"]
+    assert len(found["days"]) == 1
+
+
+def test_the_report_gets_each_trade_with_its_prices(
+    whole: tuple[dict[str, Any], dict[str, Any], Path],
+) -> None:
+    summary, _, folder = whole
+    journal = Journal.read_only(folder / "journal.db")
+    data = report_data(journal, NAMED_SETS["gold"], summary, None, ())
+    journal.close()
+    prices = data.prices_of_trades
+    assert prices is not None
+    assert set(prices) == {trade.trade_id for trade in data.closed}
+    feed = WalkFeed(SEED, N_BARS)
+    for trade in data.closed:
+        path = prices[trade.trade_id]
+        assert trade.exit_bar is not None
+        assert len(path) == trade.exit_bar - trade.entry_bar + 1
+        assert (path[0], path[-1]) == (trade.entry_price, trade.exit_scan_price)
+        column = feed.matrix[751 + trade.entry_bar : 752 + trade.exit_bar, feed.symbols.index(trade.asset)]
+        known = ~np.isnan(column)
+        assert np.array_equal(path[known], column[known])
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -354,17 +500,19 @@ def test_the_audit_answers_while_the_run_goes_on(panel: Path, tmp_path: Path, ca
     assert content(folder)["status"] == "finished"
 
 
-def test_two_writers_of_one_folder_are_refused(tmp_path: Path, panel: Path, capsys) -> None:
+def test_two_writers_of_one_folder_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    codes: list[int] = []
+    refused = []
 
     def on_progress(progress: Progress) -> None:
         if progress.bars == 800:
-            codes.append(main(words_of(panel, folder, "--resume")))
+            with pytest.raises(StoreError, match="another process writes this run"):
+                go(folder, n_bars=810, resume=True)
+            refused.append(progress.bars)
 
     run(WalkFeed(SEED, 810), settings_of(folder), on_progress)
-    assert codes == [1]
-    assert "another process writes this run" in capsys.readouterr().err
+    assert refused == [800]
+    assert content(folder)["status"] == "finished"
 
 
 def test_stored_scans_hold_what_the_digest_cannot(whole: tuple[dict[str, Any], dict[str, Any], Path]) -> None:
