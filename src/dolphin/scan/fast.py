@@ -14,7 +14,7 @@ import numpy as np
 
 from dolphin.domain.bar import FloatArray
 from dolphin.domain.scan import OUTCOME_CLUSTERED, OUTCOME_OK, OUTCOME_ZERO_VARIANCE
-from dolphin.scan.digits import R_DIGITS, S_DIGITS, U_DIGITS
+from dolphin.scan.digits import U_DIGITS
 from dolphin.scan.moments import MATRIX_DIGITS, Moments, principal_part
 from dolphin.scan.oracle import covariance_matrix, solve_matrix
 from dolphin.scan.solution import UnitVector, WindowSolution, digits_ball, identity_solution
@@ -25,23 +25,10 @@ from dolphin.scan.spectrum import (
     STATUS_ZERO_VARIANCE,
     TARGET_BITS,
     dominant_pair,
+    scratch_for,
     solve_window,
     unit_vector,
 )
-
-
-class _Scratch:
-    """Arrays that one solve needs and nobody keeps."""
-
-    def __init__(self, n: int) -> None:
-        self.M = np.zeros((n, n, MATRIX_DIGITS), np.int64)
-        self.Mf = np.zeros((n, n))
-        self.s = np.zeros((n, S_DIGITS), np.int64)
-        self.w = np.zeros((n, S_DIGITS), np.int64)
-        self.work = np.zeros((n, R_DIGITS), np.int64)
-        self.Cf = np.zeros((n, n))
-        self.floats = np.zeros((2 * n + 6, n))
-        self.info = np.zeros(6, np.int64)
 
 
 class FastSolver:
@@ -51,7 +38,7 @@ class FastSolver:
         self.moments = Moments(n_assets, windows)
         self.n_assets = n_assets
         self.windows = tuple(windows)
-        self._scratch = _Scratch(n_assets)
+        self._scratch = scratch_for(n_assets)
         self._start = [np.ones(n_assets) for _ in self.windows]
         self._all = np.arange(n_assets, dtype=np.int64)
 
@@ -71,47 +58,12 @@ class FastSolver:
         vector = np.empty((2, n))
         diagonal = np.empty((n, MATRIX_DIGITS), np.int64)
         x = self._start[k]
-        status = solve_window(
-            G,
-            g,
-            w,
-            x,
-            t.M,
-            t.Mf,
-            U,
-            lam,
-            t.s,
-            t.w,
-            t.work,
-            t.Cf,
-            t.floats,
-            vector[0],
-            vector[1],
-            diagonal,
-            t.info,
-        )
-        if status in (STATUS_START, STATUS_SLOW):
-            # The start followed another eigenvector: begin anew from all of them.
-            x[:] = _cold_start(t.Cf)
-            status = solve_window(
-                G,
-                g,
-                w,
-                x,
-                t.M,
-                t.Mf,
-                U,
-                lam,
-                t.s,
-                t.w,
-                t.work,
-                t.Cf,
-                t.floats,
-                vector[0],
-                vector[1],
-                diagonal,
-                t.info,
-            )
+        for cold in (False, True):
+            if cold:  # the start followed another eigenvector: begin anew from all of them
+                x[:] = _cold_start(t.Cf)
+            status = solve_window(G, g, w, t, x, U, lam, vector[0], vector[1], diagonal)
+            if status not in (STATUS_START, STATUS_SLOW):
+                break
         if status == STATUS_OK:
             unit = UnitVector(
                 n, self._all, int(t.info[1]), vector[0], vector[1], (U, diagonal, int(t.info[5]))
@@ -137,7 +89,7 @@ class FastSolver:
         m = len(active)
         if m < 2:
             return identity_solution(n, zero, OUTCOME_CLUSTERED, OUTCOME_ZERO_VARIANCE)
-        part = _Scratch(m)
+        part = scratch_for(m)
         principal_part(t.M, t.Mf, active, part.M, part.Mf)
         U = np.empty((m, U_DIGITS), np.int64)
         lam = np.empty(U_DIGITS, np.int64)
@@ -146,21 +98,7 @@ class FastSolver:
             if cold:
                 x = _cold_start(part.Cf)
                 principal_part(t.M, t.Mf, active, part.M, part.Mf)  # the first attempt may have folded M
-            status = dominant_pair(
-                part.M,
-                part.Mf,
-                x,
-                1.0,
-                TARGET_BITS,
-                U,
-                lam,
-                part.s,
-                part.w,
-                part.work,
-                part.Cf,
-                part.floats,
-                part.info,
-            )
+            status = dominant_pair(part, x, 1.0, TARGET_BITS, U, lam)
             if status not in (STATUS_START, STATUS_SLOW):
                 break
         if status != STATUS_OK:

@@ -43,6 +43,7 @@ Invariants
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -79,6 +80,40 @@ STATUS_SLOW = 4
 _MATRIX_BITS = 2 * RETURN_BITS
 _SWEEPS_MAX = 30
 _TOP = U_DIGITS - 1
+
+
+class Scratch(NamedTuple):
+    """The arrays that one solve of n assets works in; `scratch_for` makes them.
+
+    M, Mf : (n, n, 5) digits and (n, n) float64 image (* 2**-212) of the matrix; Cf : (n, n) its correlation.
+    s, w : (n, 18), work : (n, 31), floats : (2 n + 6, n), of no meaning afterwards.
+    info : (6,) int64, what was measured: exponent of the radius of lambda, exponent of the bound of the sine
+        of the angle, certified relative bits, sweeps, factorisations, digits of M used.
+    """
+
+    M: IntArray
+    Mf: FloatArray
+    s: IntArray
+    w: IntArray
+    work: IntArray
+    Cf: FloatArray
+    floats: FloatArray
+    info: IntArray
+
+
+def scratch_for(n_assets: int) -> Scratch:
+    """Scratch for `n_assets` assets, all zeros."""
+    n = n_assets
+    return Scratch(
+        M=np.zeros((n, n, MATRIX_DIGITS), np.int64),
+        Mf=np.zeros((n, n)),
+        s=np.zeros((n, S_DIGITS), np.int64),
+        w=np.zeros((n, S_DIGITS), np.int64),
+        work=np.zeros((n, R_DIGITS), np.int64),
+        Cf=np.zeros((n, n)),
+        floats=np.zeros((2 * n + 6, n)),
+        info=np.zeros(6, np.int64),
+    )
 
 
 @kernel
@@ -196,38 +231,28 @@ def settled(
 
 @kernel
 def dominant_pair(
-    M: IntArray,
-    Mf: FloatArray,
+    scratch: Scratch,
     x: FloatArray,
     mu_floor: float,
     target_bits: int,
     U: IntArray,
     lam_digits: IntArray,
-    s: IntArray,
-    w: IntArray,
-    work: IntArray,
-    Cf: FloatArray,
-    floats: FloatArray,
-    info: IntArray,
 ) -> int:
     """Certified dominant eigenpair of the correlation matrix of M.
 
     Parameters
     ----------
-    M, Mf : (n, n, 5) digits and (n, n) float64 image (* 2**-212), n >= 2. The top digit of M may be folded in
-        place.
+    scratch : holds M and Mf, n >= 2; the top digit of M may be folded in place. `info` and Cf are written.
     x : (n,) start vector, updated to the float64 eigenvector.
     mu_floor : lower limit for the bound of the second eigenvalue (1 when assets were removed, else 0).
     target_bits : relative accuracy wanted.
     U : (n, 12), lam_digits : (12,) results, u = U * 2**-583, lambda = lam_digits * 2**-583.
-    s, w : (n, 18), work : (n, 31), Cf : (n, n), floats : (2 n + 6, n) scratch.
-    info : (6,) int64, written: exponent of the radius of lambda, exponent of the bound of the sine of the
-        angle, certified relative bits, sweeps, factorisations, digits of M used.
 
     Returns
     -------
     STATUS_OK, or the reason of a refusal.
     """
+    M, Mf, s, w, work, Cf, floats, info = scratch
     n = M.shape[0]
     A = floats[0:n]
     R = floats[n : 2 * n]
@@ -466,26 +491,19 @@ def solve_window(
     G: IntArray,
     g: IntArray,
     n_bars: int,
+    scratch: Scratch,
     x: FloatArray,
-    M: IntArray,
-    Mf: FloatArray,
     U: IntArray,
     lam_digits: IntArray,
-    s: IntArray,
-    w: IntArray,
-    work: IntArray,
-    Cf: FloatArray,
-    floats: FloatArray,
     vh: FloatArray,
     vl: FloatArray,
     diagonal: IntArray,
-    info: IntArray,
 ) -> int:
     """`covariance_digits`, `dominant_pair` and `unit_vector` of one window in one call; same arrays and
     status.
     """
-    covariance_digits(G, g, n_bars, M, Mf)
-    status = dominant_pair(M, Mf, x, 0.0, TARGET_BITS, U, lam_digits, s, w, work, Cf, floats, info)
+    covariance_digits(G, g, n_bars, scratch.M, scratch.Mf)
+    status = dominant_pair(scratch, x, 0.0, TARGET_BITS, U, lam_digits)
     if status == STATUS_OK:
-        unit_vector(U, M, info[5], vh, vl, diagonal)
+        unit_vector(U, scratch.M, scratch.info[5], vh, vl, diagonal)
     return status

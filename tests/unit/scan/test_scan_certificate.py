@@ -153,7 +153,7 @@ def test_vector_that_shrinks_with_its_residual_is_refused(seed):
 
 
 def pair_arrays(returns):
-    """The arguments of `dominant_pair` after x, and x, for one window."""
+    """M and Mf of one window; U, lambda and the rest of the scratch for `dominant_pair`."""
     w, n = returns.shape
     moments = Moments(n, (w,))
     for row in returns:
@@ -182,7 +182,8 @@ def run_pair(monkeypatch, x=None, floor=0.0, bits=532, **replaced):
     for name, value in replaced.items():
         monkeypatch.setitem(form.__globals__, name, value)
     x = np.ones(3) if x is None else x
-    return form(M, Mf, x, floor, bits, *arrays), arrays
+    U, lam, *rest = arrays
+    return form(spectrum.Scratch(M, Mf, *rest), x, floor, bits, U, lam), arrays
 
 
 def replaced_solve(values):

@@ -10,7 +10,7 @@ from scan_textbook import covariance, dominant, integers, largest_eigenvalue, lo
 from dolphin.domain.errors import InvariantError
 from dolphin.domain.scan import OUTCOME_CLUSTERED, OUTCOME_OK, OUTCOME_ZERO_VARIANCE
 from dolphin.kernel import MODE, plain
-from dolphin.scan import dense, digits, double_double, features, oracle, spectrum
+from dolphin.scan import dense, double_double, features, oracle, spectrum
 from dolphin.scan.fast import FastSolver
 from dolphin.scan.moments import Moments
 
@@ -299,27 +299,19 @@ def test_plain_spectrum_gives_the_same_bits():
         out = []
         for form in (spectrum.solve_window, plain(spectrum.solve_window)):
             n = 4
-            arrays = [
-                np.ones(n),
-                np.zeros((n, n, 5), np.int64),
-                np.zeros((n, n)),
+            scratch = spectrum.scratch_for(n)
+            x, vh, vl = np.ones(n), np.zeros(n), np.zeros(n)
+            results = (
                 np.zeros((n, 12), np.int64),
                 np.zeros(12, np.int64),
-                np.zeros((n, digits.S_DIGITS), np.int64),
-                np.zeros((n, digits.S_DIGITS), np.int64),
-                np.zeros((n, digits.R_DIGITS), np.int64),
-                np.zeros((n, n)),
-                np.zeros((2 * n + 6, n)),
-                np.zeros(n),
-                np.zeros(n),
+                vh,
+                vl,
                 np.zeros((n, 5), np.int64),
-                np.zeros(6, np.int64),
-            ]
-            assert form(moments.G[0], moments.g[0], 12, *arrays) == spectrum.STATUS_OK
-            out.append(arrays)
+            )
+            assert form(moments.G[0], moments.g[0], 12, scratch, x, *results) == spectrum.STATUS_OK
+            out.append([*scratch, x, *results])
         for a, b in zip(*out, strict=True):
             assert same_bits(a, b)
-        vh, vl = out[0][10], out[0][11]
         assert spectrum.rounding_failures(vh, vl) == plain(spectrum.rounding_failures)(vh, vl)
         ph, pl = vh[::-1].copy(), vl[::-1].copy()
         assert spectrum.angle_parts(vh, vl, ph, pl) == plain(spectrum.angle_parts)(vh, vl, ph, pl)
