@@ -16,7 +16,7 @@ from dolphin.alpha.volatility import VOL_THRESHOLD
 from dolphin.domain.errors import DataError, StoreError
 from dolphin.domain.params import ParameterSet
 from dolphin.domain.scan import ScanRow
-from dolphin.host.finish import JOURNAL_FILE, finish, write_settings
+from dolphin.host.finish import JOURNAL_FILE, SETTINGS_FILE, finish, write_settings
 from dolphin.host.identity import NO_BOOKS, Identity, warnings_of
 from dolphin.host.session import Session, Step
 from dolphin.journal.store import Journal, require_writable
@@ -152,6 +152,13 @@ def replay(
             status="interrupted" if interrupted else "finished",
         )
         return summary
+    except BaseException:
+        if not done:
+            # Nothing is decided yet: the folder stays free for the next attempt.
+            journal.close()
+            for name in (JOURNAL_FILE, SETTINGS_FILE):
+                (settings.folder / name).unlink(missing_ok=True)
+        raise
     finally:
         journal.close()
 

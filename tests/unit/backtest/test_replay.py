@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ import pytest
 
 from dolphin.backtest.replay import BacktestSettings, replay, row_of
 from dolphin.domain.bar import Bar
-from dolphin.domain.errors import DataError, StoreError
-from dolphin.domain.params import GOLD
+from dolphin.domain.errors import ConfigError, DataError, StoreError
+from dolphin.domain.params import GOLD, GREEN
 from dolphin.domain.scan import row_from_scan
 from dolphin.host.session import Session, Step
 from dolphin.market.scan_cache import CacheReader, CacheWriter
@@ -115,6 +116,42 @@ def test_a_folder_with_a_run(cache: CacheReader, settings: BacktestSettings) -> 
         replay(cache, settings)
 
 
+def test_a_refused_backtest_leaves_nothing_and_the_corrected_one_works(
+    cache: CacheReader, settings: BacktestSettings
+) -> None:
+    green = replace(settings, set_name="green", params=GREEN)
+    with pytest.raises(ConfigError, match="deployment BLUE trades SHORT only"):
+        replay(cache, green)
+    assert not settings.folder.exists()
+    assert replay(cache, replace(green, deployment="GREEN"))["deployment"] == "GREEN"
+    asked = json.loads((settings.folder / "settings.json").read_text())
+    assert (asked["set"], asked["symbols"]) == ("green", list(SYMBOLS))
+
+
+def test_a_backtest_that_fails_before_its_first_scan_leaves_no_run(
+    cache: CacheReader, settings: BacktestSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(self: CacheReader, day: str) -> Any:
+        raise DataError(f"{day}: the file is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CacheReader, "scans", gone)
+        with pytest.raises(DataError, match="the file is gone"):
+            replay(cache, settings)
+    assert replay(cache, settings)["ledger_balanced"]
+
+
+def test_days_and_notes_are_in_the_summary(cache: CacheReader, settings: BacktestSettings) -> None:
+    summary = replay(cache, settings)
+    days = summary["days_results"]
+    assert [day["date"] for day in days] == list(cache.days())
+    assert [day.get("open", False) for day in days] == [False] * (len(days) - 1) + [True]
+    assert sum(day["trades"] for day in days) == summary["trades"]
+    assert summary["warnings"] == []
+    assert any(note.startswith("Backtest:") for note in summary["notes"])
+    assert json.loads((settings.folder / "summary.json").read_text()) == summary
+
+
 def test_a_universe_without_btc_says_that_the_gate_stays_open(
     tmp_path: Path, settings: BacktestSettings
 ) -> None:
@@ -123,7 +160,8 @@ def test_a_universe_without_btc_says_that_the_gate_stays_open(
     for scan in made:
         writer.add(scan)
     writer.finish()
-    replay(CacheReader(tmp_path / "cache"), replace(settings, report=True))
+    summary = replay(CacheReader(tmp_path / "cache"), replace(settings, report=True))
+    assert summary["warnings"] == ["BTCUSDT is not in the universe: the volatility gate stays open."]
     assert "BTCUSDT is not in the universe" in (settings.folder / "report.html").read_text()
 
 

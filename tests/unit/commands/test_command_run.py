@@ -24,6 +24,7 @@ from command_line import (
     write_panel,
 )
 
+from dolphin.commands.telling import days_lines
 from dolphin.market.recorded import RecordedFeed
 
 Run = Callable[..., Told]
@@ -312,12 +313,61 @@ def test_people_see_notes_trades_and_a_summary(baseline: Baseline) -> None:
             assert "leverage=" in line[:80]
 
 
+def test_a_catch_up_tells_every_trade(baseline: Baseline) -> None:
+    """The scans of the whole market are stored, none is decided: a resume decides them before the feed."""
+    words = ("--feed", "recorded", baseline.panel, "--out", "out")
+    assert invoke("scan", *words).code == 0
+    told = invoke("run", *words, "--no-report", "--resume")
+    assert told.code == 0
+    assert told.err.count(" ENTRY SHORT ") == baseline.summary["entries_short"]
+    assert told.err.count(" EXIT  SHORT ") == baseline.summary["trades"]
+    assert baseline.digest in told.out
+
+
+def test_people_see_days_assets_and_what_they_must_know(baseline: Baseline) -> None:
+    columns = market()
+    columns["XRPUSDT"][:] = 5.0
+    panel = write_panel(Path("panel.parquet"), {k: v for k, v in columns.items() if k != "BTCUSDT"})
+    told = invoke("run", "--feed", "recorded", panel, "--out", "out", "--no-report")
+    assert told.code == 0
+    lines = told.out.splitlines()
+    assert "  assets     XRPUSDT did not move in 349 scans" in lines
+    assert "  note       BTCUSDT is not in the universe: the volatility gate stays open." in lines
+    days = [line for line in lines if " USDT" in line and "2021-04-0" in line]
+    assert [line[13:23] for line in days] == ["2021-04-02", "2021-04-03"]
+    assert days[-1].endswith(" USDT, open")
+    assert max(map(len, lines)) <= 80
+    assert told.out.count("no order left this machine") == 1
+    summary = json.loads(Path("out/summary.json").read_text())
+    assert summary["counts_of_assets"] == {"XRPUSDT": {"zero_variance_scans": 349}}
+    assert summary["warnings"] == [note for note in summary["notes"] if "BTCUSDT" in note]
+
+
+def test_many_days_are_told_by_the_first_the_last_the_best_and_the_worst() -> None:
+    days = [
+        {"date": f"2021-04-{k:02}", "pnl": pnl, "trades": 3, "capital": 25_000.0}
+        for k, pnl in enumerate([5.0] * 6 + [-70.0, 123_456.25] + [1.0] * 12, start=1)
+    ]
+    days[-1]["open"] = True
+    assert days_lines(days) == [
+        "  days       2021-04-01        +5.00    3 trades     25,000.00 USDT, first",
+        "             2021-04-07       -70.00    3 trades     25,000.00 USDT, worst",
+        "             2021-04-08  +123,456.25    3 trades     25,000.00 USDT, best",
+        "             2021-04-20        +1.00    3 trades     25,000.00 USDT, last, open",
+        "             20 days in all, see --json",
+    ]
+    assert len(days_lines(days[:12])) == 12
+    assert days_lines(days[:1]) == []
+
+
 def test_a_long_set_gets_its_own_deployment_and_never_the_short_one() -> None:
     words = ("run", "--days", "0.002", "--set", "green", "--no-report")
     assert invoke(*words, "--out", "green", "--json").json["deployment"] == "GREEN"
     blue = invoke(*words, "--deployment", "BLUE", "--out", "blue")
     assert blue.code == 2
-    assert "deployment BLUE trades SHORT only" in blue.err
+    assert "deployment BLUE trades SHORT only" in blue.error
+    assert not Path("blue").exists()
+    assert invoke(*words, "--out", "blue").code == 0
 
 
 def test_the_planted_edge_is_a_setting() -> None:
