@@ -46,7 +46,7 @@ SETTINGS: Final = (
     Setting("universe", str, "", "file with the symbols: a CSV with a `symbol` column or a YAML list",
             metavar="FILE"),
     Setting("assets", int, 50, "how many symbols of the universe, the first ones", (), 1, "N"),
-    Setting("seed", int, 7, "seed of the synthetic market", (), 0, "N"),
+    Setting("seed", int, 4, "seed of the synthetic market", (), 0, "N"),
     Setting("days", float, 1.0, "length of the synthetic market in days", (), 0.001, "DAYS"),
     Setting("edge_bps", float, 12.0, "mean fall planted after a synthetic onset; 0: none",
             metavar="BPS"),
