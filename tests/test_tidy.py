@@ -113,14 +113,14 @@ def test_the_trades_that_the_readme_shows_are_written_as_a_run_writes_them() -> 
     assert len(shown) == 2
     entry, leave = shown
     opened = SimpleNamespace(
-        timestamp_ns=ns_from_iso("2026-01-05T22:28:10Z"), action=codes.ACTION_ENTER, asset="AAVEUSDT",
-        price=159.33, leverage=8.0, vel_div=-0.0586, bucket=codes.BUCKETS.index("strong"), dc_change_bps=-4.4,
-        ars=6.21, ranked=47, bound=codes.BOUNDS.index("RAW"),
+        timestamp_ns=ns_from_iso("2026-01-05T01:08:30Z"), action=codes.ACTION_ENTER, asset="ETCUSDT",
+        price=14.376, leverage=0.7, vel_div=-0.0291, bucket=codes.BUCKETS.index("weak"), dc_change_bps=-25.7,
+        ars=5.86, ranked=46, bound=codes.BOUNDS.index("RAW"),
     )  # fmt: skip
     closed = SimpleNamespace(
-        timestamp_ns=ns_from_iso("2026-01-05T22:38:10Z"), action=codes.ACTION_EXIT, asset="AAVEUSDT",
-        price=159.365935, net=-15.48, reason=codes.REASONS.index("MAX_HOLD"), bars_held=120,
-        capital=24_825.73,
+        timestamp_ns=ns_from_iso("2026-01-05T01:13:10Z"), action=codes.ACTION_EXIT, asset="ETCUSDT",
+        price=14.2404239, net=8.71, reason=codes.REASONS.index("FIXED_TP"), bars_held=56,
+        capital=25_007.56,
     )  # fmt: skip
     for line, decision in ((entry, opened), (leave, closed)):
         told = trade_line(cast(Any, decision), -1)
