@@ -17,7 +17,7 @@ from dolphin.commands.shared import (
     say,
     stop_on_signal,
 )
-from dolphin.domain.errors import UsageError
+from dolphin.domain.errors import DataError, UsageError
 
 _EPILOG = """examples:
   dolphin data build --feed recorded prices.parquet --out CACHE
@@ -53,7 +53,7 @@ def execute(args: argparse.Namespace) -> int:
     from dolphin.commands.telling import WorkDisplay, print_summary
     from dolphin.domain.codes import posture_code
     from dolphin.host.session import Step
-    from dolphin.market.scan_cache import CacheReader
+    from dolphin.market.scan_cache import CacheReader, PartialDayError
 
     settings = BacktestSettings(
         set_name=name,
@@ -68,7 +68,10 @@ def execute(args: argparse.Namespace) -> int:
         report=not args.no_report,
     )
     cache = CacheReader(Path(args.cache))
-    checked = check(cache, settings)
+    try:
+        checked = check(cache, settings)
+    except PartialDayError as error:
+        raise DataError(f"{error}, or add --allow-partial") from error
     if not args.json:
         say(f"DOLPHIN {__version__}: backtest of {name} ({params.hash()}) on {args.cache} → {folder}")
     with (

@@ -232,7 +232,7 @@ def print_summary(s: dict[str, Any]) -> None:
     if s["report"]:
         lines.append(f"  report     {s['report']}")
     balance = "balances to 1e-8 USDT" if s["ledger_balanced"] else "DOES NOT BALANCE"
-    verb = "proves every row" if s["ledger_balanced"] else "names the rows"
+    verb = "checks it again" if s["ledger_balanced"] else "names the rows"
     lines.append(f"  ledger     {balance}; `dolphin audit {s['folder']}` {verb}")
     if s["halted"]:
         lines.append("  HALTED     an invariant was violated: no entries since; see the audit")

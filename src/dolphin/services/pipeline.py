@@ -120,6 +120,7 @@ class ScanPipeline:
         feed, path = self.feed, self._path
         self._ring = PriceRing(root / RING_FILE, row_bytes(len(feed.symbols)), universe_id(feed.symbols))
         rows = [decode_row(row) for row in self._ring.rows()]
+        self.events += [Event(0, "price_ring", text) for text in self._ring.notes]
         self.scanner = (
             Scanner.restore(feed.symbols, rows, path=path) if rows else Scanner(feed.symbols, path=path)
         )
