@@ -138,7 +138,7 @@ def test_no_recording_is_committed() -> None:
 def test_no_machine_path_and_no_package_index() -> None:
     """A clone must work anywhere; pip's own configuration says where packages come from."""
     pattern = re.compile(
-        r"/(?:home|root|work|Users)/[a-z]|--(?:extra-)?index-url|--find-links|" + "pypi" + r"\.org"
+        r"/(?:home|root|work|Users)/[a-z]|--(?:extra-)?index" + "-url|--find-links|" + "pypi" + r"\.org"
     )
     for path in tracked():
         if path != Path(__file__).resolve():
