@@ -67,6 +67,28 @@ def rolling_lambda_max(returns: FloatArray, window: int) -> FloatArray:
 
 
 @kernel
+def power_step(matrix: FloatArray, vector: FloatArray, work: FloatArray) -> float:
+    """One power iteration in place: matrix @ vector, normed; returns the Rayleigh quotient.
+
+    matrix (n, n), vector and work (n,), dimensionless; work is overwritten.
+    """
+    n = vector.shape[0]
+    norm2 = 0.0
+    rayleigh = 0.0
+    for i in range(n):
+        total = 0.0
+        for j in range(n):
+            total += matrix[i, j] * vector[j]
+        work[i] = total
+        norm2 += total * total
+        rayleigh += total * vector[i]
+    norm = np.sqrt(norm2)
+    for i in range(n):
+        vector[i] = work[i] / norm
+    return rayleigh
+
+
+@kernel
 def rolling_lambda_max_kernel(returns: FloatArray, window: int, out: FloatArray) -> None:
     """Write lambda_max of each full window into out[t]; see `rolling_lambda_max`. No checks."""
     n_bars, n = returns.shape
@@ -104,18 +126,7 @@ def rolling_lambda_max_kernel(returns: FloatArray, window: int, out: FloatArray)
             corr[i, i] = 1.0
         value = 0.0
         for _ in range(ITERATIONS_MAX):
-            norm2 = 0.0
-            rayleigh = 0.0
-            for i in range(n):
-                a = 0.0
-                for j in range(n):
-                    a += corr[i, j] * u[j]
-                x[i] = a
-                norm2 += a * a
-                rayleigh += a * u[i]
-            norm = np.sqrt(norm2)
-            for i in range(n):
-                u[i] = x[i] / norm
+            rayleigh = power_step(corr, u, x)
             done = abs(rayleigh - value) <= TOLERANCE * rayleigh
             value = rayleigh
             if done:

@@ -43,6 +43,7 @@ from dolphin.domain.errors import StoreError, UsageError
 from dolphin.domain.scan import WARMUP_PRICES
 from dolphin.kernel import kernel
 from dolphin.market.feed import digest
+from dolphin.market.quick_scan import power_step
 from dolphin.market.universe import DEFAULT_ASSETS, default_universe
 
 INTERVAL_NS = 5 * NS_PER_S
@@ -476,16 +477,5 @@ def _lambda(
         v[i] = u[i]
     value = 0.0
     for _ in range(iterations):
-        norm2 = 0.0
-        value = 0.0
-        for i in range(n):
-            total = 0.0
-            for j in range(n):
-                total += corr[i, j] * v[j]
-            x[i] = total
-            norm2 += total * total
-            value += total * v[i]
-        norm = np.sqrt(norm2)
-        for i in range(n):
-            v[i] = x[i] / norm
+        value = power_step(corr, v, x)
     return value
