@@ -9,10 +9,13 @@ export OMP_NUM_THREADS := 1
 WORKERS ?= auto
 PURE := tests/unit/domain tests/unit/alpha tests/unit/risk tests/unit/orderbook tests/unit/engine tests/unit/numerics tests/unit/scan
 
-.PHONY: run test test-full lint bench coverage checked mutation clean
+.PHONY: run research test test-full lint bench coverage checked mutation clean
 
 run: $(VENV)/.core
 	$(BIN)/dolphin run $(ARGS)
+
+# What sweeps' statistics and the forewarner need beyond the core.
+research: $(VENV)/.research
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not long" $(ARGS)
@@ -56,6 +59,10 @@ $(VENV)/.made:
 $(VENV)/.core: $(VENV)/.made requirements/core.txt requirements/build.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/build.txt -r requirements/core.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.research: $(VENV)/.core requirements/research.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/research.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core requirements/dev.txt
