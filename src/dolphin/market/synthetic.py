@@ -199,7 +199,7 @@ class SyntheticFeed:
         """Bars from position `skip` on. Skipped bars are generated in chunks (about half a second a day)."""
         if self._closed:
             raise StoreError(f"{self.name}: the feed is closed; open it again")
-        first_ns = self._first_scan_ns - (WARMUP_PRICES - 1) * INTERVAL_NS
+        first_ns = self.first_bar_ns
         start = 0
         for chunk in self._chunks():
             stop = start + len(chunk.prices)
@@ -210,6 +210,30 @@ class SyntheticFeed:
             start = stop
             if start == self.n_bars:
                 return
+
+    @property
+    def first_bar_ns(self) -> int:
+        """Stamp of the first bar, 751 bars before the first scan."""
+        return self._first_scan_ns - (WARMUP_PRICES - 1) * INTERVAL_NS
+
+    def price_matrix(self) -> FloatArray:
+        """The prices of all bars at once, (n_bars, n_assets), USDT: what `bars` would give one by one.
+
+        Raises UsageError for a market without end, and StoreError when the feed is closed.
+        """
+        if self._closed:
+            raise StoreError(f"{self.name}: the feed is closed; open it again")
+        if self.n_bars is None:
+            raise UsageError(f"{self.name} has no end; give it days to take its prices at once")
+        prices = np.empty((self.n_bars, len(self.symbols)))
+        start = 0
+        for chunk in self._chunks():
+            stop = min(start + len(chunk.prices), self.n_bars)
+            prices[start:stop] = chunk.prices[: stop - start]
+            start = stop
+            if start == self.n_bars:
+                break
+        return prices
 
     def onsets(self) -> Iterator[int]:
         """Positions of the bars where a planted onset begins, in order; for tests and studies, not for
@@ -470,11 +494,13 @@ def _lambda(
         m = s1[i] + row[i]
         d = w * (s2[i, i] + row[i] * row[i]) - m * m
         x[i] = 1.0 / np.sqrt(d) if d > 1e-300 else 0.0
-    for i in range(n):
-        m = s1[i] + row[i]
-        for j in range(n):
-            corr[i, j] = (w * (s2[i, j] + row[i] * row[j]) - m * (s1[j] + row[j])) * x[i] * x[j]
-        v[i] = u[i]
+    for j in range(n):  # by columns, as `power_step` takes it
+        own = row[j]
+        total = s1[j] + own
+        inverse = x[j]
+        for i in range(n):
+            corr[j, i] = (w * (s2[j, i] + row[i] * own) - (s1[i] + row[i]) * total) * x[i] * inverse
+        v[j] = u[j]
     value = 0.0
     for _ in range(iterations):
         value = power_step(corr, v, x)
