@@ -61,13 +61,25 @@ def _impulse_response(c: Case, pick: Pick) -> Case:
 
 
 def _rank_assets(c: Case, pick: Pick) -> Case:
-    history = np.array(c["prices"], dtype=np.float64)
-    n = len(history)
-    order, actions = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    prices = np.ascontiguousarray(np.array(c["prices"], dtype=np.float64).T)
+    length, n = prices.shape
+    order, actions, aligned = (np.zeros(n, np.int16) for _ in range(3))
     ars = np.zeros(n)
-    counts = np.full(n, history.shape[1], np.int64)
     found = pick(selection.rank_assets)(
-        history, counts, c["direction"], c["min_alignment"], False, False, np.ones(n), order, actions, ars
+        prices,
+        np.full(n, length, np.int64),
+        np.zeros(n, np.int64),
+        c["direction"],
+        c["min_alignment"],
+        False,
+        False,
+        np.ones(n),
+        np.zeros((selection.IRP_PRICES, n)),
+        np.zeros((selection.PROFILE_ROWS, n)),
+        order,
+        actions,
+        aligned,
+        ars,
     )
     rows = zip(order[:found].tolist(), actions[:found].tolist(), ars[:found].tolist(), strict=True)
     return {"order": [{"index": i, "action": codes.IRP_ACTIONS[a], "ars": x} for i, a, x in rows]}

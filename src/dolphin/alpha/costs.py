@@ -70,10 +70,16 @@ def costs(
     use_fees: bool,
     use_slippage: bool,
     ob_edge: float,
+    fee_scale: float = 1.0,
+    slippage_scale: float = 1.0,
 ) -> tuple[float, float, float, float, float]:
-    """(exit_price, entry_fee, exit_fee, gross, net) of closing at the scan price `price`, all USDT."""
-    entry_fee = fee(notional, maker_entry, use_fees)
-    exit_fee = fee(notional, maker_exit, use_fees)
-    exit_price = exit_fill(direction, price, exit_slip(reason, maker_exit, use_slippage))
+    """(exit_price, entry_fee, exit_fee, gross, net) of closing at the scan price `price`, all USDT.
+
+    The scales multiply fees and slippage, for cost sensitivity; 1.0 leaves every bit as it is.
+    """
+    entry_fee = fee(notional, maker_entry, use_fees) * fee_scale
+    exit_fee = fee(notional, maker_exit, use_fees) * fee_scale
+    slip = exit_slip(reason, maker_exit, use_slippage) * slippage_scale
+    exit_price = exit_fill(direction, price, slip)
     gross, net = settle(direction, entry, exit_price, notional, entry_fee, exit_fee, ob_edge)
     return exit_price, entry_fee, exit_fee, gross, net

@@ -9,6 +9,7 @@ import numpy as np
 
 FloatArray: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 IntArray: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+SmallIntArray: TypeAlias = np.ndarray[Any, np.dtype[np.int16]]
 BoolArray: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
 

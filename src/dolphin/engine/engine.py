@@ -29,7 +29,6 @@ from dolphin.domain.errors import InvariantError
 from dolphin.domain.params import ParameterSet
 from dolphin.engine import state as st
 from dolphin.engine import step as kernels
-from dolphin.risk.breaker import normalised
 
 MC_SCALES: Final = {MC_OK: 1.0, MC_ORANGE: 0.5, MC_RED: 1.0, MC_ABSENT: 1.0}
 _OBSERVED = slice(st.LANE_BASE, st.CAP + 1)
@@ -101,6 +100,8 @@ class Engine:
         self._out_i = np.zeros(len(kernels.OUT_INT_NAMES), np.int64)
         self._step = host(kernels.step)
         self._proxy_update = host(kernels.proxy_update)
+        self._open_day = host(kernels.open_day)
+        self._update_breaker = host(kernels.update_breaker)
         self._day = ""
 
     @property
@@ -162,7 +163,7 @@ class Engine:
         held = int(self._s.ints[st.POSITION])
         if held == st.NONE:
             return self.capital
-        price = float(self._s.history[held, self._s.history_len[held] - 1])
+        price = float(self._s.prices[self._s.n_prices[held] - 1, held])
         entry = float(self._s.floats[st.ENTRY_PRICE])
         return self.capital + self.params.direction * (price - entry) / entry * float(
             self._s.floats[st.NOTIONAL]
@@ -195,16 +196,9 @@ class Engine:
             )
         if self._day:
             raise InvariantError(f"begin_day {date}: day {self._day} is still open; end_day first")
+        self._check_posture(posture)
         self._day = date
-        f, i = self._s.floats, self._s.ints
-        f[st.BOOST] = boost
-        f[st.BETA] = beta
-        f[st.MC_SCALE] = MC_SCALES[mc_status]
-        f[st.DAY_START_CAPITAL] = f[st.CAPITAL]
-        i[st.MC_STATUS] = mc_status
-        i[st.RED_HALT] = 1 if mc_status == MC_RED else 0
-        i[st.DAY_TRADES] = 0
-        self.set_posture(posture)
+        self._open_day(self._s, posture, boost, beta, mc_status, MC_SCALES[mc_status])
 
     def end_day(self) -> DayResult:
         """Close the open day. Raises InvariantError when there is none."""
@@ -225,17 +219,16 @@ class Engine:
 
     def set_posture(self, posture: int) -> None:
         """Set the posture between bars; a posture's halt ends with it. Raises InvariantError."""
+        self._check_posture(posture)
+        self._s.ints[st.POSTURE] = posture
+
+    def _check_posture(self, posture: int) -> None:
         if not 0 <= posture < len(POSTURES):
             raise InvariantError(f"posture code {posture}, expected 0 to {len(POSTURES) - 1}")
-        self._s.ints[st.POSTURE] = posture
 
     def update_acb_boost(self, boost: float, beta: float) -> None:
         """Apply a breaker update between bars; one that calms down closes the position on the next bar."""
-        f = self._s.floats
-        if self._s.ints[st.POSITION] != st.NONE and normalised(float(f[st.BOOST]), boost):
-            self._s.ints[st.ACB_FLAG] = 1
-        f[st.BOOST] = boost
-        f[st.BETA] = beta
+        self._update_breaker(self._s, boost, beta)
 
     def pre_bar_proxy_update(self, instability_50: float, v750_velocity: float) -> None:
         """Feed the boost proxy before `step_bar`; changes nothing in mode `none`."""
@@ -385,7 +378,9 @@ class Engine:
         )
 
     def state(self) -> Snapshot:
-        """Everything the engine remembers, as bytes."""
+        """Everything the engine remembers, as bytes; equal states give equal bytes."""
+        for asset, n in enumerate(self._s.n_prices):
+            self._s.prices[n:, asset] = 0.0  # what an older, longer history left there
         return Snapshot(
             set_hash=self.params.hash(),
             symbols=self.symbols,

@@ -12,7 +12,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from dolphin.domain.bar import BoolArray, FloatArray, IntArray
+from dolphin.alpha.selection import IRP_PRICES, PROFILE_ROWS
+from dolphin.domain.bar import BoolArray, FloatArray, IntArray, SmallIntArray
 from dolphin.domain.codes import APEX, MC_ABSENT
 from dolphin.domain.errors import ConfigError
 from dolphin.domain.params import ParameterSet
@@ -118,21 +119,43 @@ class State(NamedTuple):
 
     floats: FloatArray
     ints: IntArray
-    history: FloatArray  # (n_assets, HISTORY_MAX + 1), USDT, oldest first
-    history_len: IntArray  # (n_assets,)
+    prices: FloatArray  # (HISTORY_MAX + 1, n_assets), USDT, oldest first, each asset from row 0
+    n_prices: IntArray  # (n_assets,)
     vel_divs: FloatArray  # ring of the last VEL_DIV_KEPT, indexed by bar count
     bucket_wins: IntArray  # (4,)
     bucket_trades: IntArray  # (4,)
     last_losses: IntArray  # (5,) ring, 1 for a loss, indexed by the count of results
     proxies: FloatArray  # ring of the last PROXIES_KEPT
     # work space of the ranking, not part of what is saved
-    order: IntArray
-    actions: IntArray
+    first: IntArray  # (n_assets,), always zero: a history begins at row 0
+    window: FloatArray  # (50, n_assets)
+    profiles: FloatArray  # (6, n_assets)
+    order: SmallIntArray  # (n_assets,), as are the next three
+    actions: SmallIntArray
+    aligned: SmallIntArray
     ars: FloatArray
 
 
 #: The arrays of State that are saved and restored, in order.
 SAVED: Final = State._fields[:9]
+
+
+class History(NamedTuple):
+    """Where an asset's prices lie on one bar: rows first[i] to ends[i] - 1 of column i, oldest first."""
+
+    prices: FloatArray  # (n_rows, n_assets), USDT
+    ends: IntArray  # (n_assets,)
+    first: IntArray  # (n_assets,)
+
+
+class Ranking(NamedTuple):
+    """A ranking of the assets, best first, or the arrays to put one into; see `rank_assets`."""
+
+    n_ranked: int  # NONE where that is still to be done
+    order: SmallIntArray
+    actions: SmallIntArray
+    aligned: SmallIntArray
+    ars: FloatArray
 
 
 class StepParams(NamedTuple):
@@ -176,6 +199,8 @@ class StepParams(NamedTuple):
     tf_exhaust_ratio: float
     tf_flip_ratio: float
     proxy_mode: bool
+    fee_scale: float
+    slippage_scale: float
     excluded: BoolArray
 
 
@@ -221,6 +246,8 @@ class EngineOptions:
     tf_exhaust_ratio: float = 0.25
     tf_flip_ratio: float = 0.25
     proxy_mode: str = "none"
+    fee_scale: float = 1.0
+    slippage_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.irp_steps not in ("absolute", "relative"):
@@ -230,6 +257,9 @@ class EngineOptions:
         for name in ("tf_exhaust_ratio", "tf_flip_ratio"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}, expected 0 to 1")
+        for name in ("fee_scale", "slippage_scale"):
+            if not 0.0 <= getattr(self, name) <= 100.0:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}, expected 0 to 100")
 
 
 def absent_books(n_assets: int) -> Books:
@@ -280,6 +310,8 @@ def step_params(params: ParameterSet, symbols: Sequence[str], options: EngineOpt
         tf_exhaust_ratio=options.tf_exhaust_ratio,
         tf_flip_ratio=options.tf_flip_ratio,
         proxy_mode=options.proxy_mode == "proxy",
+        fee_scale=options.fee_scale,
+        slippage_scale=options.slippage_scale,
         excluded=excluded,
     )
 
@@ -289,15 +321,19 @@ def new_state(n_assets: int, initial_capital: float) -> State:
     state = State(
         floats=np.zeros(len(FLOAT_NAMES)),
         ints=np.zeros(len(INT_NAMES), np.int64),
-        history=np.zeros((n_assets, HISTORY_MAX + 1)),
-        history_len=np.zeros(n_assets, np.int64),
+        prices=np.zeros((HISTORY_MAX + 1, n_assets)),
+        n_prices=np.zeros(n_assets, np.int64),
         vel_divs=np.zeros(VEL_DIV_KEPT),
         bucket_wins=np.zeros(4, np.int64),
         bucket_trades=np.zeros(4, np.int64),
         last_losses=np.zeros(5, np.int64),
         proxies=np.zeros(PROXIES_KEPT),
-        order=np.zeros(n_assets, np.int64),
-        actions=np.zeros(n_assets, np.int64),
+        first=np.zeros(n_assets, np.int64),
+        window=np.zeros((IRP_PRICES, n_assets)),
+        profiles=np.zeros((PROFILE_ROWS, n_assets)),
+        order=np.zeros(n_assets, np.int16),
+        actions=np.zeros(n_assets, np.int16),
+        aligned=np.zeros(n_assets, np.int16),
         ars=np.zeros(n_assets),
     )
     for slot, value in ((CAPITAL, initial_capital), (DAY_START_CAPITAL, initial_capital)):

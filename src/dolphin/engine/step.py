@@ -21,16 +21,16 @@ from dolphin.alpha.lanes import compose, dc_mult, market_ob, ob_signal, regime_s
 from dolphin.alpha.selection import rank_assets, select_asset
 from dolphin.alpha.signal import change_bps, direction_confirmation, signal, signal_ratio
 from dolphin.alpha.sizing import STREAK_TRADES, cube, sizing
-from dolphin.domain.bar import FloatArray, IntArray
+from dolphin.domain.bar import BoolArray, FloatArray, IntArray
 from dolphin.domain.codes import (
     ACTION_ENTER,
     ACTION_EXIT,
-    ACTION_NONE,
     DAY_HALT,
     DC_CONTRADICT,
     DC_NEUTRAL,
     DC_REFUSED,
     JUST_EXITED,
+    MC_RED,
     NO_ASSET,
     NO_CAPITAL,
     NO_SIGNAL,
@@ -52,6 +52,7 @@ from dolphin.engine.state import (
     BUCKET,
     CAP,
     CAPITAL,
+    DAY_START_CAPITAL,
     DAY_TRADES,
     DRAW_POSITION,
     ENTRY_BAR,
@@ -70,6 +71,7 @@ from dolphin.engine.state import (
     LAST_EXIT_BAR,
     LEVERAGE,
     MC_SCALE,
+    MC_STATUS,
     NONE,
     NOTIONAL,
     POSITION,
@@ -85,11 +87,14 @@ from dolphin.engine.state import (
     VEL_DIV_KEPT,
     BarInput,
     Books,
+    History,
+    Ranking,
     State,
     StepParams,
 )
 from dolphin.kernel import kernel
 from dolphin.numerics.portable import clamp
+from dolphin.risk.breaker import normalised
 
 # Slots of the step's float record.
 OUT_FLOAT_NAMES: Final = (
@@ -163,14 +168,43 @@ def append_prices(s: State, prices: FloatArray) -> None:
         price = prices[asset]
         if not price > 0.0:
             continue
-        n = s.history_len[asset]
-        s.history[asset, n] = price
+        n = s.n_prices[asset]
+        s.prices[n, asset] = price
         n += 1
         if n > HISTORY_MAX:
             for i in range(HISTORY_KEPT):
-                s.history[asset, i] = s.history[asset, n - HISTORY_KEPT + i]
+                s.prices[i, asset] = s.prices[n - HISTORY_KEPT + i, asset]
             n = HISTORY_KEPT
-        s.history_len[asset] = n
+        s.n_prices[asset] = n
+
+
+@kernel
+def update_regime(p: StepParams, s: State, vel_div: float) -> None:
+    """The circuit-breaker lane of a bar with this vel_div (1/s)."""
+    ratio = signal_ratio(vel_div, p.threshold, p.extreme)
+    s.floats[REGIME] = regime_size_mult(s.floats[BOOST], s.floats[BETA], cube(ratio, 3.0), s.floats[MC_SCALE])
+
+
+@kernel
+def open_day(s: State, posture: int, boost: float, beta: float, mc_status: int, mc_scale: float) -> None:
+    """Begin a UTC day with its breaker, forewarner gate and posture; everything else goes on."""
+    s.floats[BOOST] = boost
+    s.floats[BETA] = beta
+    s.floats[MC_SCALE] = mc_scale
+    s.floats[DAY_START_CAPITAL] = s.floats[CAPITAL]
+    s.ints[MC_STATUS] = mc_status
+    s.ints[RED_HALT] = 1 if mc_status == MC_RED else 0
+    s.ints[DAY_TRADES] = 0
+    s.ints[POSTURE] = posture
+
+
+@kernel
+def update_breaker(s: State, boost: float, beta: float) -> None:
+    """Apply a breaker update between bars; one that calms down closes an open position on the next bar."""
+    if s.ints[POSITION] != NONE and normalised(s.floats[BOOST], boost):
+        s.ints[ACB_FLAG] = 1
+    s.floats[BOOST] = boost
+    s.floats[BETA] = beta
 
 
 @kernel
@@ -240,33 +274,31 @@ def ob_edge(p: StepParams, s: State, books: Books, asset: int, draws: FloatArray
 
 
 @kernel
-def manage_position(
+def judge(
     p: StepParams,
     s: State,
-    bar_idx: int,
-    bar: BarInput,
+    bars_held: int,
+    asset: int,
+    price: float,
+    vel_div: float,
+    spread: float,
     books: Books,
-    draws: FloatArray,
-    out_f: FloatArray,
-    out_i: IntArray,
-) -> None:
-    """Judge the open position; on an exit settle it and book the result."""
-    asset = s.ints[POSITION]
-    price = s.history[asset, s.history_len[asset] - 1]
+) -> tuple[int, int, float, float, float, int]:
+    """(action, reason, pnl_pct, tp, sl, max_hold) of the open position at a price (USDT) on one bar.
+
+    spread is v50 - v750 velocity, 1/s. Moves the run of adverse bars on.
+    """
     eff = 0.0
     withdrawal = 0.0
     if books.present:
         eff = -books.imbalance_ma5[asset] if p.direction < 0 else books.imbalance_ma5[asset]
         withdrawal = books.withdrawal_velocity[asset]
-    adverse = bar.vel_div > VD_ADVERSE_LEVEL if p.direction < 0 else bar.vel_div < -VD_ADVERSE_LEVEL
+    adverse = vel_div > VD_ADVERSE_LEVEL if p.direction < 0 else vel_div < -VD_ADVERSE_LEVEL
     s.ints[ADVERSE_RUN] = s.ints[ADVERSE_RUN] + 1 if adverse else 0
     recovered = False
     if p.tf_enabled:
-        recovered = trend_recovery(
-            bar.v50_velocity - bar.v750_velocity, s.floats[ENTRY_SPREAD], p.tf_exhaust_ratio, p.tf_flip_ratio
-        )
-    bars_held = bar_idx - s.ints[ENTRY_BAR]
-    action, reason, pnl_pct, tp, sl, max_hold = exit_decision(
+        recovered = trend_recovery(spread, s.floats[ENTRY_SPREAD], p.tf_exhaust_ratio, p.tf_flip_ratio)
+    return exit_decision(
         p.direction,
         s.floats[ENTRY_PRICE],
         price,
@@ -286,19 +318,21 @@ def manage_position(
         p.vd_enabled and s.ints[ADVERSE_RUN] >= VD_ADVERSE_BARS,
         recovered,
     )
-    out_i[O_ACTION] = action
-    out_i[O_REASON] = reason
-    out_i[O_ASSET] = asset
-    out_i[O_BARS_HELD] = bars_held
-    out_i[O_MAX_HOLD] = max_hold
-    out_i[O_STALE_PRICE] = 1 if bar.stale[asset] else 0
-    out_f[O_PRICE] = price
-    out_f[O_SCAN_PRICE] = price
-    out_f[O_PNL_PCT] = pnl_pct
-    out_f[O_TP] = tp
-    out_f[O_SL] = sl
-    if action != ACTION_EXIT:
-        return
+
+
+@kernel
+def close_position(
+    p: StepParams,
+    s: State,
+    bar_idx: int,
+    asset: int,
+    price: float,
+    reason: int,
+    books: Books,
+    draws: FloatArray,
+    out_f: FloatArray,
+) -> None:
+    """Settle the open position at a scan price (USDT) and book the result; fills the money of out_f."""
     edge = ob_edge(p, s, books, asset, draws)
     exit_price, entry_fee, exit_fee, gross, net = costs(
         p.direction,
@@ -311,6 +345,8 @@ def manage_position(
         p.use_fees,
         p.use_slippage,
         edge,
+        p.fee_scale,
+        p.slippage_scale,
     )
     out_f[O_PRICE] = exit_price
     out_f[O_NET] = net
@@ -332,7 +368,40 @@ def manage_position(
 
 
 @kernel
-def entry_gate(p: StepParams, s: State, bar_idx: int, bar: BarInput) -> int:
+def manage_position(
+    p: StepParams,
+    s: State,
+    bar_idx: int,
+    price: float,
+    stale: bool,
+    vel_div: float,
+    spread: float,
+    books: Books,
+    draws: FloatArray,
+    out_f: FloatArray,
+    out_i: IntArray,
+) -> None:
+    """Judge the open position at a price (USDT) and fill the records; on an exit settle it."""
+    asset = s.ints[POSITION]
+    bars_held = bar_idx - s.ints[ENTRY_BAR]
+    action, reason, pnl_pct, tp, sl, max_hold = judge(p, s, bars_held, asset, price, vel_div, spread, books)
+    out_i[O_ACTION] = action
+    out_i[O_REASON] = reason
+    out_i[O_ASSET] = asset
+    out_i[O_BARS_HELD] = bars_held
+    out_i[O_MAX_HOLD] = max_hold
+    out_i[O_STALE_PRICE] = 1 if stale else 0
+    out_f[O_PRICE] = price
+    out_f[O_SCAN_PRICE] = price
+    out_f[O_PNL_PCT] = pnl_pct
+    out_f[O_TP] = tp
+    out_f[O_SL] = sl
+    if action == ACTION_EXIT:
+        close_position(p, s, bar_idx, asset, price, reason, books, draws, out_f)
+
+
+@kernel
+def entry_gate(p: StepParams, s: State, bar_idx: int, vol_ok: bool, refusal: int) -> int:
     """Reason code of the first gate that is shut for a bar with a signal, or REASON_NONE."""
     if bar_idx <= s.ints[LAST_EXIT_BAR]:
         return JUST_EXITED
@@ -342,10 +411,10 @@ def entry_gate(p: StepParams, s: State, bar_idx: int, bar: BarInput) -> int:
         return POSTURE_HALT
     if s.ints[BAR_COUNT] < p.lookback:
         return WARMING_UP
-    if not bar.vol_ok:
+    if not vol_ok:
         return VOL_GATE
-    if bar.refusal != REASON_NONE:
-        return bar.refusal
+    if refusal != REASON_NONE:
+        return refusal
     if s.floats[CAPITAL] <= 0.0:
         return NO_CAPITAL
     return REASON_NONE
@@ -353,34 +422,55 @@ def entry_gate(p: StepParams, s: State, bar_idx: int, bar: BarInput) -> int:
 
 @kernel
 def choose_asset(
-    p: StepParams, s: State, bar: BarInput, books: Books, out_f: FloatArray, out_i: IntArray
+    p: StepParams,
+    s: State,
+    history: History,
+    stale: BoolArray,
+    books: Books,
+    ranking: Ranking,
+    out_f: FloatArray,
+    out_i: IntArray,
 ) -> int:
     """Index of the asset to trade, or NONE; never a fallback while selection is on."""
     if not p.use_selection:
-        if p.btc == NONE or bar.stale[p.btc] or s.history_len[p.btc] == 0:
+        if p.btc == NONE or stale[p.btc] or history.ends[p.btc] == history.first[p.btc]:
             return NONE
         return p.btc
-    ranked = rank_assets(
-        s.history,
-        s.history_len,
-        p.direction,
+    count = ranking.n_ranked
+    if count == NONE:
+        count = rank_assets(
+            history.prices,
+            history.ends,
+            history.first,
+            p.direction,
+            0.0,
+            p.relative_irp,
+            books.present,
+            books.depth_quality,
+            s.window,
+            s.profiles,
+            ranking.order,
+            ranking.actions,
+            ranking.aligned,
+            ranking.ars,
+        )
+    place, rank, ranked = select_asset(
+        ranking.order,
+        ranking.actions,
+        ranking.aligned,
+        count,
         p.min_alignment,
-        p.relative_irp,
+        p.excluded,
+        stale,
         books.present,
         books.depth_quality,
-        s.order,
-        s.actions,
-        s.ars,
-    )
-    place = select_asset(
-        s.order, s.actions, ranked, p.excluded, bar.stale, books.present, books.depth_quality
     )
     out_i[O_RANKED] = ranked
     if place < 0:
         return NONE
-    out_i[O_RANK] = place + 1
-    out_f[O_ARS] = s.ars[place]
-    chosen: int = s.order[place]
+    out_i[O_RANK] = rank
+    out_f[O_ARS] = ranking.ars[place]
+    chosen: int = ranking.order[place]
     return chosen
 
 
@@ -389,25 +479,36 @@ def try_entry(
     p: StepParams,
     s: State,
     bar_idx: int,
-    bar: BarInput,
+    vel_div: float,
+    spread: float,
+    trend: float,
+    vol_ok: bool,
+    refusal: int,
+    esof_mult: float,
+    history: History,
+    stale: BoolArray,
     books: Books,
+    ranking: Ranking,
     out_f: FloatArray,
     out_i: IntArray,
 ) -> int:
-    """Open a position if everything agrees; returns the reason code of what happened."""
-    valid, confidence, _ = signal(bar.vel_div, p.threshold, p.extreme, p.direction)
+    """Open a position if everything agrees; returns the reason code of what happened.
+
+    vel_div, spread (v50 - v750 velocity) and trend (of vel_div) are 1/s; the ranking may be ready.
+    """
+    valid, confidence, _ = signal(vel_div, p.threshold, p.extreme, p.direction)
     if not valid:
         return NO_SIGNAL
     out_f[O_CONFIDENCE] = confidence
-    gate = entry_gate(p, s, bar_idx, bar)
+    gate = entry_gate(p, s, bar_idx, vol_ok, refusal)
     if gate != REASON_NONE:
         return gate
-    asset = choose_asset(p, s, bar, books, out_f, out_i)
+    asset = choose_asset(p, s, history, stale, books, ranking, out_f, out_i)
     if asset == NONE:
         return NO_ASSET
     out_i[O_ASSET] = asset
-    n = s.history_len[asset]
-    row = s.history[asset]
+    n = history.ends[asset] - history.first[asset]
+    row = history.prices[history.first[asset] : history.ends[asset], asset]
     status = DC_NEUTRAL
     if p.use_dc:
         status = direction_confirmation(row, n, p.dc_lookback, p.dc_min_bps, p.direction)
@@ -424,8 +525,8 @@ def try_entry(
         if skip:
             return OB_REFUSED
     losses, results = recent_results(s)
-    strength, base, bucket, boost, streak, trend, fraction = sizing(
-        bar.vel_div,
+    strength, base, bucket, boost, streak, trend_factor, fraction = sizing(
+        vel_div,
         p.threshold,
         p.extreme,
         p.direction,
@@ -435,7 +536,7 @@ def try_entry(
         p.fraction,
         p.use_layers,
         p.use_dynamic_leverage,
-        vel_div_trend(s, p.trend_lookback),
+        trend,
         s.bucket_wins,
         s.bucket_trades,
         losses,
@@ -451,7 +552,7 @@ def try_entry(
         dc,
         regime,
         market,
-        bar.esof_mult,
+        esof_mult,
         s.ints[POSTURE],
         p.max_leverage,
         p.abs_max_leverage,
@@ -474,11 +575,11 @@ def try_entry(
     s.floats[LANE_DC] = dc
     s.floats[LANE_REGIME] = regime
     s.floats[LANE_OB] = market
-    s.floats[LANE_ESOF] = bar.esof_mult
+    s.floats[LANE_ESOF] = esof_mult
     s.floats[RAW] = raw
     s.floats[CAP] = cap
-    s.floats[ENTRY_VEL_DIV] = bar.vel_div
-    s.floats[ENTRY_SPREAD] = bar.v50_velocity - bar.v750_velocity
+    s.floats[ENTRY_VEL_DIV] = vel_div
+    s.floats[ENTRY_SPREAD] = spread
     out_i[O_ACTION] = ACTION_ENTER
     out_i[O_MAX_HOLD] = p.max_hold
     out_f[O_PRICE] = price
@@ -488,8 +589,18 @@ def try_entry(
     out_f[O_STRENGTH] = strength
     out_f[O_BUCKET_BOOST] = boost
     out_f[O_STREAK] = streak
-    out_f[O_TREND] = trend
+    out_f[O_TREND] = trend_factor
     return SIGNAL
+
+
+@kernel
+def clear(out_f: FloatArray, out_i: IntArray) -> None:
+    """Empty the records of a bar: nothing done, no asset."""
+    for i in range(out_f.shape[0]):
+        out_f[i] = 0.0
+    for i in range(out_i.shape[0]):
+        out_i[i] = 0
+    out_i[O_ASSET] = NONE
 
 
 @kernel
@@ -508,20 +619,34 @@ def step(
     draws holds the stream RandomState(seed).random_sample() from its start, longer than the position in the
     state.
     """
-    for i in range(out_f.shape[0]):
-        out_f[i] = 0.0
-    for i in range(out_i.shape[0]):
-        out_i[i] = 0
-    out_i[O_ASSET] = NONE
+    clear(out_f, out_i)
     append_prices(s, bar.prices)
-    ratio = signal_ratio(bar.vel_div, p.threshold, p.extreme)
-    s.floats[REGIME] = regime_size_mult(s.floats[BOOST], s.floats[BETA], cube(ratio, 3.0), s.floats[MC_SCALE])
+    update_regime(p, s, bar.vel_div)
     s.vel_divs[s.ints[BAR_COUNT] % VEL_DIV_KEPT] = bar.vel_div
     s.ints[BAR_COUNT] += 1
     s.ints[LAST_BAR] = bar_idx
-    if s.ints[POSITION] != NONE:
-        manage_position(p, s, bar_idx, bar, books, draws, out_f, out_i)
+    spread = bar.v50_velocity - bar.v750_velocity
+    held = s.ints[POSITION]
+    if held != NONE:
+        price = s.prices[s.n_prices[held] - 1, held]
+        stale = bar.stale[held]
+        manage_position(p, s, bar_idx, price, stale, bar.vel_div, spread, books, draws, out_f, out_i)
     else:
-        out_i[O_ACTION] = ACTION_NONE
-        out_i[O_REASON] = try_entry(p, s, bar_idx, bar, books, out_f, out_i)
+        out_i[O_REASON] = try_entry(
+            p,
+            s,
+            bar_idx,
+            bar.vel_div,
+            spread,
+            vel_div_trend(s, p.trend_lookback),
+            bar.vol_ok,
+            bar.refusal,
+            bar.esof_mult,
+            History(s.prices, s.n_prices, s.first),
+            bar.stale,
+            books,
+            Ranking(NONE, s.order, s.actions, s.aligned, s.ars),
+            out_f,
+            out_i,
+        )
     s.ints[ACB_FLAG] = 0

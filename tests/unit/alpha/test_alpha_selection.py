@@ -134,19 +134,24 @@ def rank(
     counts: Sequence[int] | None = None,
     relative: bool = False,
 ) -> list[tuple[int, int, float]]:
-    history = np.array(rows)
-    n = len(rows)
-    order, actions, ars = np.full(n, -7), np.full(n, -7), np.zeros(n)
+    prices = np.ascontiguousarray(np.array(rows).T)
+    length, n = prices.shape
+    order, actions, aligned = (np.full(n, -7, np.int16) for _ in range(3))
+    ars = np.zeros(n)
     found = rank_assets(
-        history,
-        np.array(counts if counts is not None else [history.shape[1]] * n, np.int64),
+        prices,
+        np.array(counts if counts is not None else [length] * n, np.int64),
+        np.zeros(n, np.int64),
         direction,
         min_alignment,
         relative,
         quality is not None,
         np.array(quality if quality is not None else [9.0] * n),
+        np.empty((50, n)),
+        np.empty((6, n)),
         order,
         actions,
+        aligned,
         ars,
     )
     return list(zip(order[:found].tolist(), actions[:found].tolist(), ars[:found].tolist(), strict=True))
@@ -291,6 +296,8 @@ N = 4
 FREE = {
     "order": [2, 0, 3, 1],
     "actions": [DIRECT] * N,
+    "aligned": [25] * N,
+    "min_alignment": 0.0,
     "excluded": [False] * N,
     "stale": [False] * N,
     "books": False,
@@ -301,14 +308,16 @@ FREE = {
 def pick(count: int = N, **changes: object) -> int:
     values = FREE | changes
     return select_asset(
-        np.array(values["order"]),
-        np.array(values["actions"]),
+        np.array(values["order"], np.int16),
+        np.array(values["actions"], np.int16),
+        np.array(values["aligned"], np.int16),
         count,
+        values["min_alignment"],
         np.array(values["excluded"]),
         np.array(values["stale"]),
         values["books"],
         np.array(values["quality"]),
-    )
+    )[0]
 
 
 def test_the_first_survivor_is_taken() -> None:

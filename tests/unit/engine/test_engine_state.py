@@ -111,8 +111,8 @@ def test_a_new_state_is_neutral() -> None:
     }
     assert ints["posture"] == codes.APEX
     assert ints["mc_status"] == codes.MC_ABSENT
-    assert s.history.shape == (3, st.HISTORY_MAX + 1)
-    assert s._fields[: s._fields.index("order")] == st.SAVED
+    assert s.prices.shape == (st.HISTORY_MAX + 1, 3)
+    assert s._fields[: s._fields.index("first")] == st.SAVED
 
 
 def test_absent_books_are_absent() -> None:

@@ -25,22 +25,22 @@ def bar(
 def test_prices_are_appended_where_there_are_any() -> None:
     s = st.new_state(5, 1.0)
     k.append_prices(s, np.array([1.5, math.nan, 0.0, -2.0, 5e-324]))
-    assert s.history_len.tolist() == [1, 0, 0, 0, 1]
-    assert s.history[0, 0] == 1.5
-    assert s.history[4, 0] == 5e-324
+    assert s.n_prices.tolist() == [1, 0, 0, 0, 1]
+    assert s.prices[0, 0] == 1.5
+    assert s.prices[0, 4] == 5e-324
 
 
 def test_a_history_past_500_keeps_the_last_200() -> None:
     s = st.new_state(1, 1.0)
     for i in range(1, 501):
         k.append_prices(s, np.array([float(i)]))
-    assert s.history_len[0] == 500
-    assert s.history[0, :500].tolist() == [float(i) for i in range(1, 501)]
+    assert s.n_prices[0] == 500
+    assert s.prices[:500, 0].tolist() == [float(i) for i in range(1, 501)]
     k.append_prices(s, np.array([501.0]))
-    assert s.history_len[0] == 200
-    assert s.history[0, :200].tolist() == [float(i) for i in range(302, 502)]
+    assert s.n_prices[0] == 200
+    assert s.prices[:200, 0].tolist() == [float(i) for i in range(302, 502)]
     k.append_prices(s, np.array([502.0]))
-    assert s.history[0, :201].tolist() == [float(i) for i in range(302, 503)]
+    assert s.prices[:201, 0].tolist() == [float(i) for i in range(302, 503)]
 
 
 def test_the_proxy_is_ranked_among_the_last_500() -> None:
@@ -131,7 +131,9 @@ def gate(bar_idx: int = 150, **changes: object) -> int:
             given[name] = value
         else:
             s.ints[getattr(st, name)] = value
-    return k.entry_gate(st.step_params(CHAMPION, ["BTCUSDT", "ETHUSDT"], OPTIONS), s, bar_idx, bar(**given))  # type: ignore[arg-type]
+    moment = bar(**given)  # type: ignore[arg-type]
+    p = st.step_params(CHAMPION, ["BTCUSDT", "ETHUSDT"], OPTIONS)
+    return k.entry_gate(p, s, bar_idx, moment.vol_ok, moment.refusal)
 
 
 #: What shuts each gate, in the order of the gates.
@@ -173,11 +175,17 @@ def test_gates_beyond_their_edge(changes: dict[str, object], reason: int) -> Non
 
 def chosen(params: ParameterSet, symbols: list[str], stale: Sequence[bool], lengths: Sequence[int]) -> int:
     s = st.new_state(len(symbols), 1.0)
-    s.history_len[:] = lengths
-    moment = bar(n=len(symbols))._replace(stale=np.array(stale))
+    s.n_prices[:] = lengths
     out_f, out_i = np.zeros(len(k.OUT_FLOAT_NAMES)), np.zeros(len(k.OUT_INT_NAMES), np.int64)
     return k.choose_asset(
-        st.step_params(params, symbols, OPTIONS), s, moment, st.absent_books(len(symbols)), out_f, out_i
+        st.step_params(params, symbols, OPTIONS),
+        s,
+        st.History(s.prices, s.n_prices, s.first),
+        np.array(stale),
+        st.absent_books(len(symbols)),
+        st.Ranking(st.NONE, s.order, s.actions, s.aligned, s.ars),
+        out_f,
+        out_i,
     )
 
 
