@@ -41,6 +41,7 @@ class QuickMarket(NamedTuple):
     v50: FloatArray  # (n,) 1/s
     v750: FloatArray  # (n,) 1/s
     instability_50: FloatArray  # (n,) dimensionless
+    onsets: IntArray  # positions of the scans where a planted onset begins; empty where nothing was planted
 
 
 def quick_market(
@@ -61,9 +62,10 @@ def quick_market(
     QuickMarket with round(days * 17280) scans.
     """
     feed = SyntheticFeed(seed=seed, days=days, start_day=start_day, edge_bps=edge_bps, assets=assets)
-    prices = feed.price_matrix()
+    prices, onsets = feed.whole()
     stamps = feed.first_bar_ns + INTERVAL_NS * np.arange(len(prices), dtype=np.int64)
-    return scanned(feed.symbols, stamps, prices)
+    onsets = onsets[onsets >= WARMUP_PRICES - 1] - (WARMUP_PRICES - 1)
+    return scanned(feed.symbols, stamps, prices)._replace(onsets=onsets)
 
 
 def scanned(symbols: tuple[str, ...], timestamp_ns: IntArray, prices: FloatArray) -> QuickMarket:
@@ -96,4 +98,5 @@ def scanned(symbols: tuple[str, ...], timestamp_ns: IntArray, prices: FloatArray
         v50=v50,
         v750=v750,
         instability_50=instability,
+        onsets=np.empty(0, dtype=np.int64),
     )

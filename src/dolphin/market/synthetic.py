@@ -216,8 +216,9 @@ class SyntheticFeed:
         """Stamp of the first bar, 751 bars before the first scan."""
         return self._first_scan_ns - (WARMUP_PRICES - 1) * INTERVAL_NS
 
-    def price_matrix(self) -> FloatArray:
-        """The prices of all bars at once, (n_bars, n_assets), USDT: what `bars` would give one by one.
+    def whole(self) -> tuple[FloatArray, IntArray]:
+        """The prices of all bars at once, (n_bars, n_assets), USDT, and the positions of all onsets: what
+        `bars` and `onsets` give one by one.
 
         Raises UsageError for a market without end, and StoreError when the feed is closed.
         """
@@ -226,14 +227,16 @@ class SyntheticFeed:
         if self.n_bars is None:
             raise UsageError(f"{self.name} has no end; give it days to take its prices at once")
         prices = np.empty((self.n_bars, len(self.symbols)))
+        onsets: list[IntArray] = []
         start = 0
         for chunk in self._chunks():
             stop = min(start + len(chunk.prices), self.n_bars)
             prices[start:stop] = chunk.prices[: stop - start]
+            onsets.append(start + chunk.onsets[chunk.onsets < stop - start])
             start = stop
             if start == self.n_bars:
                 break
-        return prices
+        return prices, np.concatenate(onsets)
 
     def onsets(self) -> Iterator[int]:
         """Positions of the bars where a planted onset begins, in order; for tests and studies, not for

@@ -70,12 +70,15 @@ def test_the_prices_are_the_feeds_and_the_first_scan_is_at_midnight():
     np.testing.assert_array_equal(got.timestamp_ns, [bar.timestamp_ns for bar in bars])
     assert iso_from_ns(int(got.timestamp_ns[0]))[:19] == "2026-02-01T00:00:00"
     assert all(np.isfinite(column).all() for column in got[2:])
+    np.testing.assert_array_equal(got.onsets, [k - 751 for k in feed.onsets() if k >= 751])
+    assert len(got.onsets) > 1
 
 
 @compiled
 def test_a_longer_market_begins_with_the_shorter_one():
     short, long = quick_market(6, 0.05, 0.0, assets=12), quick_market(6, 0.3, 0.0, assets=12)
-    for mine, longer in zip(short[1:], long[1:], strict=True):
+    assert set(short.onsets) == {k for k in long.onsets if k < len(short.vel_div)}
+    for mine, longer in zip(short[1:-1], long[1:-1], strict=True):
         np.testing.assert_array_equal(mine, longer[: len(mine)])
 
 
@@ -90,7 +93,7 @@ def test_markets_made_in_threads_are_those_made_in_turn():
 @compiled
 def test_velocities_are_per_second_of_the_stamps():
     feed = SyntheticFeed(seed=1, days=0.01, assets=6)
-    prices = feed.price_matrix()
+    prices = feed.whole()[0]
     stamps = feed.first_bar_ns + INTERVAL_NS * np.arange(len(prices), dtype=np.int64)
     usual, slow = scanned(feed.symbols, stamps, prices), scanned(feed.symbols, stamps * 12, prices)
     np.testing.assert_allclose(slow.vel_div * 12.0, usual.vel_div, rtol=1e-12, atol=1e-18)
@@ -100,7 +103,7 @@ def test_velocities_are_per_second_of_the_stamps():
 @compiled
 def test_a_missing_price_is_carried_forward_for_the_scan_alone():
     feed = SyntheticFeed(seed=1, days=0.01, assets=6)
-    prices = feed.price_matrix()
+    prices = feed.whole()[0]
     stamps = feed.first_bar_ns + INTERVAL_NS * np.arange(len(prices), dtype=np.int64)
     prices[800:803, 2] = np.nan
     got = scanned(feed.symbols, stamps, prices)
@@ -148,11 +151,11 @@ def test_a_power_step_is_a_product_and_its_plain_twin_has_the_same_bits(n):
 
 def test_refused_markets():
     with pytest.raises(UsageError, match="has no end"):
-        SyntheticFeed(days=None).price_matrix()
+        SyntheticFeed(days=None).whole()
     feed = SyntheticFeed(days=0.01)
     feed.close()
     with pytest.raises(StoreError, match="closed"):
-        feed.price_matrix()
+        feed.whole()
     with pytest.raises(UsageError, match="seed is -1"):
         quick_market(-1, 1.0, 0.0)
     with pytest.raises(DataError, match="at least two"):
