@@ -36,7 +36,9 @@ _BUILD_EPILOG = """examples:
   dolphin data build --feed recorded prices.parquet --out CACHE
   dolphin data build --scans runs/RUN --out CACHE
 
-A build that was stopped goes on after its last whole day. --scans compacts
+A build from prices works on all cores, day by day; the first line says how long
+it will take. A build that was stopped or killed goes on with the days that are
+not finished. --scans compacts
 stored scans day by day and compares every value with what it was made from;
 days that are whole already stay. A day without its end is kept, and refused by
 backtests. The last day of a finished run is whole; of other stored scans say so
@@ -68,6 +70,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--ended", action="store_true", help="with --scans: no scan follows, so the last day is whole"
     )
+    build.add_argument(
+        "--jobs", type=_job_count, metavar="N",
+        help="processes that scan prices (default: one a core, and one where the work is short)",
+    )  # fmt: skip
     add_settings(
         build, "feed", "universe", "assets", "seed", "days", "edge_bps", "out", "spectrum",
         out=f"folder that takes the cache (default {DEFAULT_OUT})",
@@ -85,6 +91,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         add_json(sub)
 
 
+def _job_count(text: str) -> int:
+    """A number of processes from the command line, 1 or more."""
+    try:
+        count = int(text)
+    except ValueError:
+        count = 0
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of processes, expected 1 or more")
+    return count
+
+
 def execute(args: argparse.Namespace) -> int:
     """Do the verb."""
     return _check(args) if args.verb == "check" else _build(args)
@@ -95,6 +112,7 @@ def _build(args: argparse.Namespace) -> int:
     folder = Path(config["out"] or DEFAULT_OUT)
     if args.scans:
         unused = unused_options(config, "feed", "universe", "assets", "seed", "days", "edge_bps", "spectrum")
+        unused = unused or ("--jobs" if args.jobs is not None else "")
         if unused or args.path:
             raise UsageError(
                 f"--scans compacts stored scans, it takes no {unused or args.path}; leave it out"
@@ -109,36 +127,33 @@ def _build(args: argparse.Namespace) -> int:
         tell_feed(feed)
 
     from dolphin.commands.telling import WorkDisplay
-    from dolphin.market.scan_cache import CacheWriter
-    from dolphin.scan.scanner import Scanner
+    from dolphin.services.cache_build import Plan, Progress, build, duration
 
     stamp = datetime.now(UTC).strftime("%Y%m%d") if args.rebuild else None
-    writer = CacheWriter(folder, feed.symbols, feed.interval_ns, feed.source_id, feed.name, stale_stamp=stamp)
-    scanner = Scanner(feed.symbols, path=config["spectrum"])
-    bars = scans = refused = 0
-    interrupted = False
     started = time.monotonic()
     with WorkDisplay(quiet=args.json) as display, stop_on_signal() as stop_requested:
-        for bar in feed.bars():
-            bars += 1
-            step = scanner.update(bar, scans + 1)
-            refused += step.refused is not None
-            if step.scan is not None:
-                scans += 1
-                writer.add(step.scan)
-            display.progress("build", bars, feed.n_bars, scan=scans)
-            if stop_requested():
-                interrupted = True
-                break
-    manifest = writer.finish(complete=not interrupted)
+
+        def on_plan(plan: Plan) -> None:
+            if not args.json:
+                say(plan.text())
+
+        def on_progress(p: Progress) -> None:
+            left = "" if p.remaining_s is None else f", {duration(p.remaining_s)} left"
+            display.progress(f"build, {p.scans_per_s:,.0f} scans/s{left}", p.bars, feed.n_bars, scan=p.scans)
+
+        built = build(
+            feed, folder, path=config["spectrum"], jobs=args.jobs, stale_stamp=stamp,
+            on_plan=on_plan, on_progress=on_progress, stop_requested=stop_requested,
+        )  # fmt: skip
+    manifest, plan, interrupted = built.manifest, built.plan, built.interrupted
     feed.close()
     result: dict[str, Any] = {
         "source": feed.name,
         "source_id": feed.source_id,
-        "bars": bars,
-        "scans": scans,
-        "scans_there": writer.n_passed,
-        "bars_refused": refused,
+        "bars": built.bars,
+        "scans": built.scans,
+        "scans_there": built.scans_there,
+        "bars_refused": built.bars_refused,
         "days": {
             day: {"rows": entry.rows, "complete": entry.complete}
             for day, entry in sorted(manifest.days.items())
@@ -148,6 +163,9 @@ def _build(args: argparse.Namespace) -> int:
         "prices_rejected": {f"{s} {rule}": n for (s, rule), n in sorted(feed.rejections.items())},
         "folder": str(folder),
         "interrupted": interrupted,
+        "jobs": plan.jobs,
+        "scans_per_s": None if built.scans_per_s is None else round(built.scans_per_s, 1),
+        "expected_s": None if plan.expected_s is None else round(plan.expected_s, 1),
         "wall_s": round(time.monotonic() - started, 3),
     }
     _tell_build(args.json, result)
