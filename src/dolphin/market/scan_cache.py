@@ -54,10 +54,14 @@ from dolphin.market.scan_store import ScanStore
 from dolphin.market.universe import read_universe, require_symbols, take_assets
 
 __all__ = [
-    "FIELDS", "FOLDER", "MANIFEST", "BuiltDay", "CacheFeed", "CacheReader", "CacheRow", "CacheWriter",
-    "DayBuilder", "DayEntry", "Manifest", "PartialDayError", "cache_folder", "compact_day", "is_cache",
-    "read_manifest", "verify_day",
+    "FIELDS", "FOLDER", "MANIFEST", "OTHER_CONTENT", "BuiltDay", "CacheFeed", "CacheReader", "CacheRow",
+    "CacheWriter", "DayBuilder", "DayEntry", "Manifest", "PartialDayError", "cache_folder", "compact_day",
+    "is_cache", "read_manifest", "verify_day",
 ]  # fmt: skip
+
+
+#: Fault of a day whose file is another than the one its manifest tells of.
+OTHER_CONTENT = "its content is not what the manifest records"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,7 @@ class CacheReader:
             why = f"{holes} in its scan numbers" if entry.number_gaps else "half built"
             faults.append(f"{why}, its last scan is of {iso_from_ns(entry.last_timestamp_ns)[11:19]}")
         if sha256_of(path) != entry.sha256:
-            faults.append("its content is not what the manifest records")
+            faults.append(OTHER_CONTENT)
         columns = self.columns(day)
         stamps, numbers = columns["timestamp_ns"], columns["scan_number"]
         if len(stamps) != entry.rows:
