@@ -18,15 +18,22 @@ def signal_ratio(vel_div: float, threshold: float, extreme: float) -> float:
 
 
 @kernel
+def is_signal(vel_div: float, threshold: float, direction: int) -> bool:
+    """True when vel_div (1/s) lies strictly beyond the threshold in the direction (-1 SHORT, +1 LONG)."""
+    if direction < 0:
+        return vel_div < threshold
+    return vel_div > threshold
+
+
+@kernel
 def signal(vel_div: float, threshold: float, extreme: float, direction: int) -> tuple[bool, float, bool]:
     """(valid, confidence, is_extreme) of one vel_div in 1/s.
 
     valid: strictly beyond the threshold in the direction (-1 SHORT, +1 LONG). confidence in [0.50, 0.90].
     """
     confidence = 0.50 + signal_ratio(vel_div, threshold, extreme) * 0.40
-    if direction < 0:
-        return vel_div < threshold, confidence, vel_div <= extreme
-    return vel_div > threshold, confidence, vel_div >= extreme
+    is_extreme = vel_div <= extreme if direction < 0 else vel_div >= extreme
+    return is_signal(vel_div, threshold, direction), confidence, is_extreme
 
 
 @kernel

@@ -10,12 +10,33 @@ import struct
 from typing import Final
 
 import msgspec
+import numpy as np
 
 from dolphin.domain.codes import ACTION_NONE, BOUND_NONE, MC_ABSENT, REASON_NONE
 from dolphin.domain.symbols import SYMBOL_BYTES_MAX
 
 _CANONICAL: Final = struct.Struct(f"<qqBB{SYMBOL_BYTES_MAX}s5dddBdddd")
 CANONICAL_BYTES: Final = _CANONICAL.size
+
+
+#: The canonical record as a numpy type: the same bytes, for a whole period at once.
+CANONICAL_DTYPE: Final = np.dtype(
+    [
+        ("bar_idx", "<i8"),
+        ("timestamp_ns", "<i8"),
+        ("action", "u1"),
+        ("reason", "u1"),
+        ("asset", f"S{SYMBOL_BYTES_MAX}"),
+        ("lanes", "<f8", 5),
+        ("raw", "<f8"),
+        ("cap", "<f8"),
+        ("bound", "u1"),
+        ("leverage", "<f8"),
+        ("notional", "<f8"),
+        ("price", "<f8"),
+        ("net", "<f8"),
+    ]
+)
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

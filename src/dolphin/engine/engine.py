@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,9 +17,6 @@ from dolphin.domain.bar import BoolArray, FloatArray
 from dolphin.domain.codes import (
     ACTION_NONE,
     MC_ABSENT,
-    MC_OK,
-    MC_ORANGE,
-    MC_RED,
     MC_STATUSES,
     POSTURES,
     REASON_NONE,
@@ -30,7 +27,6 @@ from dolphin.domain.params import ParameterSet
 from dolphin.engine import state as st
 from dolphin.engine import step as kernels
 
-MC_SCALES: Final = {MC_OK: 1.0, MC_ORANGE: 0.5, MC_RED: 1.0, MC_ABSENT: 1.0}
 _OBSERVED = slice(st.LANE_BASE, st.CAP + 1)
 
 
@@ -41,6 +37,26 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     symbols: tuple[str, ...]
     day: str
     arrays: dict[str, bytes]
+
+
+def snapshot_of(state: st.State, set_hash: str, symbols: tuple[str, ...], day: str) -> Snapshot:
+    """A state as bytes; equal states give equal bytes, whatever older and longer histories left behind."""
+    for asset, n in enumerate(state.n_prices):
+        state.prices[n:, asset] = 0.0
+    arrays = {name: getattr(state, name).tobytes() for name in st.SAVED}
+    return Snapshot(set_hash=set_hash, symbols=symbols, day=day, arrays=arrays)
+
+
+def state_of(snapshot: Snapshot) -> st.State:
+    """A snapshot's state. Raises InvariantError when an array is not what this engine remembers."""
+    state = st.new_state(len(snapshot.symbols), 0.0)
+    for name in st.SAVED:
+        array = getattr(state, name)
+        found = len(snapshot.arrays.get(name, b""))
+        if found != array.nbytes:
+            raise InvariantError(f"restore: {name} has {found} bytes, expected {array.nbytes}")
+        array[...] = np.frombuffer(snapshot.arrays[name], dtype=array.dtype).reshape(array.shape)
+    return state
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +83,67 @@ class DayBar:
     v50_velocity: float
     v750_velocity: float
     timestamp_ns: int = 0
+
+
+_FLOATS = len(kernels.OUT_FLOAT_NAMES)
+_INTS = len(kernels.OUT_INT_NAMES)
+
+
+def decision_of(
+    symbols: Sequence[str],
+    bar_idx: int,
+    timestamp_ns: int,
+    scan_number: int,
+    velocities: tuple[float, float, float],
+    vol_ok: bool,
+    esof_mult: float,
+    books_label: str,
+    row_f: Sequence[float],
+    row_i: Sequence[int],
+) -> Decision:
+    """The decision that a bar's record names.
+
+    velocities are vel_div, v50 and v750 (1/s); row_f and row_i are the step's record followed by the state's
+    numbers after the bar, in the order of their names.
+    """
+    f, i = row_f[_FLOATS:], row_i[_INTS:]
+    out_f: dict[str, Any] = dict(zip(kernels.OUT_FLOAT_NAMES, row_f[:_FLOATS], strict=True))
+    out_i: dict[str, Any] = dict(zip(kernels.OUT_INT_NAMES, row_i[:_INTS], strict=True))
+    asset = out_i.pop("asset")
+    stale_price = out_i.pop("stale_price") == 1
+    held: dict[str, Any] = {}
+    if out_i["action"] != ACTION_NONE:
+        names = st.FLOAT_NAMES[_OBSERVED]
+        held = dict(zip(names, f[_OBSERVED], strict=True))
+        held["bound"] = i[st.BOUND]
+        held["bucket"] = i[st.BUCKET]
+        held["leverage"] = f[st.LEVERAGE]
+        held["notional"] = f[st.NOTIONAL]
+        held["fraction"] = f[st.FRACTION]
+        held["entry_price"] = f[st.ENTRY_PRICE]
+    return Decision(
+        bar_idx=bar_idx,
+        timestamp_ns=timestamp_ns,
+        scan_number=scan_number,
+        asset="" if asset == st.NONE else symbols[asset],
+        stale_price=stale_price,
+        vel_div=velocities[0],
+        v50_velocity=velocities[1],
+        v750_velocity=velocities[2],
+        vol_ok=vol_ok,
+        posture=i[st.POSTURE],
+        books=books_label,
+        boost=f[st.BOOST],
+        beta=f[st.BETA],
+        mc_scale=f[st.MC_SCALE],
+        mc_status=i[st.MC_STATUS],
+        esof_mult=esof_mult,
+        proxy_scale=f[st.PROXY_SCALE],
+        capital=f[st.CAPITAL],
+        **held,
+        **out_f,
+        **out_i,
+    )
 
 
 class Engine:
@@ -198,7 +275,7 @@ class Engine:
             raise InvariantError(f"begin_day {date}: day {self._day} is still open; end_day first")
         self._check_posture(posture)
         self._day = date
-        self._open_day(self._s, posture, boost, beta, mc_status, MC_SCALES[mc_status])
+        self._open_day(self._s, posture, boost, beta, mc_status, st.MC_SCALES[mc_status])
 
     def end_day(self) -> DayResult:
         """Close the open day. Raises InvariantError when there is none."""
@@ -337,56 +414,22 @@ class Engine:
     def _decision(
         self, bar_idx: int, timestamp_ns: int, scan_number: int, bar: st.BarInput, books_label: str
     ) -> Decision:
-        f = self._s.floats.tolist()
-        i = self._s.ints.tolist()
-        out_f: dict[str, Any] = dict(zip(kernels.OUT_FLOAT_NAMES, self._out_f.tolist(), strict=True))
-        out_i: dict[str, Any] = dict(zip(kernels.OUT_INT_NAMES, self._out_i.tolist(), strict=True))
-        asset = out_i.pop("asset")
-        stale_price = out_i.pop("stale_price") == 1
-        held: dict[str, Any] = {}
-        if out_i["action"] != ACTION_NONE:
-            names = st.FLOAT_NAMES[_OBSERVED]
-            held = dict(zip(names, f[_OBSERVED], strict=True))
-            held["bound"] = i[st.BOUND]
-            held["bucket"] = i[st.BUCKET]
-            held["leverage"] = f[st.LEVERAGE]
-            held["notional"] = f[st.NOTIONAL]
-            held["fraction"] = f[st.FRACTION]
-            held["entry_price"] = f[st.ENTRY_PRICE]
-        return Decision(
-            bar_idx=bar_idx,
-            timestamp_ns=timestamp_ns,
-            scan_number=scan_number,
-            asset="" if asset == st.NONE else self.symbols[asset],
-            stale_price=stale_price,
-            vel_div=bar.vel_div,
-            v50_velocity=bar.v50_velocity,
-            v750_velocity=bar.v750_velocity,
-            vol_ok=bar.vol_ok,
-            posture=i[st.POSTURE],
-            books=books_label,
-            boost=f[st.BOOST],
-            beta=f[st.BETA],
-            mc_scale=f[st.MC_SCALE],
-            mc_status=i[st.MC_STATUS],
-            esof_mult=bar.esof_mult,
-            proxy_scale=f[st.PROXY_SCALE],
-            capital=f[st.CAPITAL],
-            **held,
-            **out_f,
-            **out_i,
+        return decision_of(
+            self.symbols,
+            bar_idx,
+            timestamp_ns,
+            scan_number,
+            (bar.vel_div, bar.v50_velocity, bar.v750_velocity),
+            bar.vol_ok,
+            bar.esof_mult,
+            books_label,
+            (*self._out_f.tolist(), *self._s.floats.tolist()),
+            (*self._out_i.tolist(), *self._s.ints.tolist()),
         )
 
     def state(self) -> Snapshot:
         """Everything the engine remembers, as bytes; equal states give equal bytes."""
-        for asset, n in enumerate(self._s.n_prices):
-            self._s.prices[n:, asset] = 0.0  # what an older, longer history left there
-        return Snapshot(
-            set_hash=self.params.hash(),
-            symbols=self.symbols,
-            day=self._day,
-            arrays={name: getattr(self._s, name).tobytes() for name in st.SAVED},
-        )
+        return snapshot_of(self._s, self.params.hash(), self.symbols, self._day)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Take over a saved state. Raises InvariantError when it belongs to another set or universe."""
@@ -396,11 +439,5 @@ class Engine:
             )
         if snapshot.symbols != self.symbols:
             raise InvariantError("restore: state of another universe; the symbols or their order differ")
-        for name in st.SAVED:  # all of them before the first is taken over: a refused state changes nothing
-            found, expected = len(snapshot.arrays.get(name, b"")), getattr(self._s, name).nbytes
-            if found != expected:
-                raise InvariantError(f"restore: {name} has {found} bytes, expected {expected}")
-        for name in st.SAVED:
-            array = getattr(self._s, name)
-            array[...] = np.frombuffer(snapshot.arrays[name], dtype=array.dtype).reshape(array.shape)
+        self._s = state_of(snapshot)  # a refused state changes nothing
         self._day = snapshot.day

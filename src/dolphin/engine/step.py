@@ -8,7 +8,7 @@ trade is the same.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from dolphin.alpha.costs import costs
 from dolphin.alpha.exits import (
@@ -273,49 +273,91 @@ def ob_edge(p: StepParams, s: State, books: Books, asset: int, draws: FloatArray
     return 0.0
 
 
+class Position(NamedTuple):
+    """What judging an open position needs of the state."""
+
+    entry_price: float  # USDT
+    leverage: float
+    entry_spread: float  # 1/s
+    posture: int
+    breaker_calmed: bool
+    adverse_run: int  # bars in a row, this one not yet counted
+
+
+class Duress(NamedTuple):
+    """What judging an open position needs of the order books; see `Books`."""
+
+    present: bool
+    cascade_count: int
+    regime_signal: int
+    imbalance_ma5: float  # of the held asset, as the next one
+    withdrawal_velocity: float
+
+
+@kernel
+def position_of(s: State) -> Position:
+    """The open position as `judge` takes it."""
+    return Position(
+        s.floats[ENTRY_PRICE],
+        s.floats[LEVERAGE],
+        s.floats[ENTRY_SPREAD],
+        s.ints[POSTURE],
+        s.ints[ACB_FLAG] == 1,
+        s.ints[ADVERSE_RUN],
+    )
+
+
+@kernel
+def duress_of(books: Books, asset: int) -> Duress:
+    """The books' say on a held asset."""
+    if not books.present:
+        return Duress(False, 0, 0, 0.0, 0.0)
+    return Duress(
+        True,
+        books.cascade_count,
+        books.regime_signal,
+        books.imbalance_ma5[asset],
+        books.withdrawal_velocity[asset],
+    )
+
+
+@kernel
+def adverse_run(p: StepParams, run: int, vel_div: float) -> int:
+    """Bars in a row on which vel_div (1/s) stood beyond the adverse level, this one included."""
+    adverse = vel_div > VD_ADVERSE_LEVEL if p.direction < 0 else vel_div < -VD_ADVERSE_LEVEL
+    return run + 1 if adverse else 0
+
+
 @kernel
 def judge(
-    p: StepParams,
-    s: State,
-    bars_held: int,
-    asset: int,
-    price: float,
-    vel_div: float,
-    spread: float,
-    books: Books,
+    p: StepParams, held: Position, bars_held: int, price: float, vel_div: float, spread: float, duress: Duress
 ) -> tuple[int, int, float, float, float, int]:
-    """(action, reason, pnl_pct, tp, sl, max_hold) of the open position at a price (USDT) on one bar.
+    """(action, reason, pnl_pct, tp, sl, max_hold) of an open position at a price (USDT) on one bar.
 
-    spread is v50 - v750 velocity, 1/s. Moves the run of adverse bars on.
+    spread is v50 - v750 velocity, 1/s.
     """
-    eff = 0.0
-    withdrawal = 0.0
-    if books.present:
-        eff = -books.imbalance_ma5[asset] if p.direction < 0 else books.imbalance_ma5[asset]
-        withdrawal = books.withdrawal_velocity[asset]
-    adverse = vel_div > VD_ADVERSE_LEVEL if p.direction < 0 else vel_div < -VD_ADVERSE_LEVEL
-    s.ints[ADVERSE_RUN] = s.ints[ADVERSE_RUN] + 1 if adverse else 0
+    eff = -duress.imbalance_ma5 if p.direction < 0 else duress.imbalance_ma5
     recovered = False
     if p.tf_enabled:
-        recovered = trend_recovery(spread, s.floats[ENTRY_SPREAD], p.tf_exhaust_ratio, p.tf_flip_ratio)
+        recovered = trend_recovery(spread, held.entry_spread, p.tf_exhaust_ratio, p.tf_flip_ratio)
     return exit_decision(
         p.direction,
-        s.floats[ENTRY_PRICE],
+        held.entry_price,
         price,
         bars_held,
         p.tp,
         p.sl,
         p.max_hold,
-        s.floats[LEVERAGE],
-        s.ints[POSTURE],
-        s.ints[ACB_FLAG] == 1,
-        books.present,
-        books.cascade_count,
-        books.regime_signal,
+        held.leverage,
+        held.posture,
+        held.breaker_calmed,
+        duress.present,
+        duress.cascade_count,
+        duress.regime_signal,
         eff,
-        withdrawal,
+        duress.withdrawal_velocity,
         p.liquidation_guard,
-        p.vd_enabled and s.ints[ADVERSE_RUN] >= VD_ADVERSE_BARS,
+        p.vd_enabled and adverse_run(p, held.adverse_run, vel_div) >= VD_ADVERSE_BARS,
         recovered,
     )
 
@@ -384,7 +426,31 @@ def manage_position(
     """Judge the open position at a price (USDT) and fill the records; on an exit settle it."""
     asset = s.ints[POSITION]
     bars_held = bar_idx - s.ints[ENTRY_BAR]
-    action, reason, pnl_pct, tp, sl, max_hold = judge(p, s, bars_held, asset, price, vel_div, spread, books)
+    action, reason, pnl_pct, tp, sl, max_hold = judge(
+        p, position_of(s), bars_held, price, vel_div, spread, duress_of(books, asset)
+    )
+    s.ints[ADVERSE_RUN] = adverse_run(p, s.ints[ADVERSE_RUN], vel_div)
+    note_judgement(asset, bars_held, price, stale, action, reason, pnl_pct, tp, sl, max_hold, out_f, out_i)
+    if action == ACTION_EXIT:
+        close_position(p, s, bar_idx, asset, price, reason, books, draws, out_f)
+
+
+@kernel
+def note_judgement(
+    asset: int,
+    bars_held: int,
+    price: float,
+    stale: bool,
+    action: int,
+    reason: int,
+    pnl_pct: float,
+    tp: float,
+    sl: float,
+    max_hold: int,
+    out_f: FloatArray,
+    out_i: IntArray,
+) -> None:
+    """What was judged of the open position, into the records; see `judge`."""
     out_i[O_ACTION] = action
     out_i[O_REASON] = reason
     out_i[O_ASSET] = asset
@@ -396,8 +462,6 @@ def manage_position(
     out_f[O_PNL_PCT] = pnl_pct
     out_f[O_TP] = tp
     out_f[O_SL] = sl
-    if action == ACTION_EXIT:
-        close_position(p, s, bar_idx, asset, price, reason, books, draws, out_f)
 
 
 @kernel

@@ -1,0 +1,858 @@
+"""The whole-period kernel: years of bars through the alpha in one call, with the bits of `step_bar`.
+
+Entry points: `PeriodInputs` (what a market was, bar by bar), `market_of` (its layout for the kernel),
+`run_period` and `finish_period` (the kernels). Nothing of the alpha is written here: entries, judgements,
+results and rankings are the very kernels that `step` is made of. What differs is where prices come from and
+which bars are looked at:
+
+1. Price histories belong to the market, not to the state: every binding of parameters reads the same rows.
+2. A bar without a position and without a signal changes nothing but counters, so it is passed over.
+3. A held position reads one asset's column, kept a second time by asset.
+4. Rankings depend on the market and the direction only; a table of them may be shared between bindings.
+
+`tests/properties/test_period_identity.py` holds the period, `step_bar` and plain Python together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from dolphin.alpha.exits import pnl_fraction
+from dolphin.alpha.selection import rank_assets
+from dolphin.alpha.signal import is_signal
+from dolphin.alpha.volatility import gate_bars
+from dolphin.domain.bar import BoolArray, FloatArray, IntArray, SmallIntArray
+from dolphin.domain.clock import NS_PER_DAY, day_from_ns
+from dolphin.domain.codes import (
+    ACTION_ENTER,
+    ACTION_EXIT,
+    ACTION_NONE,
+    APEX,
+    MC_ABSENT,
+    MC_STATUSES,
+    NO_SIGNAL,
+    POSTURES,
+    REASON_NONE,
+)
+from dolphin.domain.errors import DataError
+from dolphin.domain.symbols import BTC
+from dolphin.engine.state import (
+    ACB_FLAG,
+    ADVERSE_RUN,
+    BAR_COUNT,
+    BETA,
+    BOOST,
+    CAPITAL,
+    DAY_START_CAPITAL,
+    DAY_TRADES,
+    DRAW_POSITION,
+    ENTRY_BAR,
+    ENTRY_PRICE,
+    FLOAT_NAMES,
+    HISTORY_KEPT,
+    HISTORY_MAX,
+    INT_NAMES,
+    LAST_BAR,
+    MC_SCALES,
+    MC_STATUS,
+    NONE,
+    NOTIONAL,
+    POSITION,
+    POSTURE,
+    VEL_DIV_KEPT,
+    Books,
+    History,
+    Ranking,
+    State,
+    StepParams,
+)
+from dolphin.engine.step import (
+    O_ACTION,
+    O_ASSET,
+    O_ENTRY_FEE,
+    O_EXIT_FEE,
+    O_NET,
+    O_OB_EDGE,
+    O_PRICE,
+    O_REASON,
+    OUT_FLOAT_NAMES,
+    OUT_INT_NAMES,
+    Duress,
+    Position,
+    adverse_run,
+    append_prices,
+    clear,
+    close_position,
+    duress_of,
+    judge,
+    note_judgement,
+    open_day,
+    position_of,
+    proxy_update,
+    try_entry,
+    update_breaker,
+    update_regime,
+)
+from dolphin.kernel import kernel
+
+#: What is recorded: nothing but totals, entries and exits, every bar's code besides, or every bar in full.
+RECORD_NONE: Final = 0
+RECORD_EVENTS: Final = 1
+RECORD_CODES: Final = 2
+RECORD_ALL: Final = 3
+
+# Slots of the totals.
+TOTAL_NAMES: Final = (
+    "gross_profit",
+    "gross_loss",
+    "price_pnl",
+    "entry_fees",
+    "exit_fees",
+    "slippage",
+    "ob_edge",
+    "peak",
+    "max_drawdown",
+)
+(
+    T_PROFIT,
+    T_LOSS,
+    T_PRICE_PNL,
+    T_ENTRY_FEES,
+    T_EXIT_FEES,
+    T_SLIPPAGE,
+    T_OB_EDGE,
+    T_PEAK,
+    T_DRAWDOWN,
+) = range(len(TOTAL_NAMES))
+
+# Slots of the counters.
+COUNT_NAMES: Final = ("trades", "wins", "rows", "change", "day")
+C_TRADES, C_WINS, C_ROWS, C_CHANGE, C_DAY = range(len(COUNT_NAMES))
+
+#: A recorded row: the step's record, then the state's numbers after the bar (and the bar itself).
+ROW_FLOATS: Final = (*OUT_FLOAT_NAMES, *FLOAT_NAMES)
+ROW_INTS: Final = (*OUT_INT_NAMES, *INT_NAMES, "bar")
+
+# Slots of a day's record.
+DAY_FLOATS: Final = ("equity", "capital", "start_capital", "boost", "beta")
+DAY_INTS: Final = ("trades", "mc_status", "last_bar")
+
+
+class BookBars(NamedTuple):
+    """Order books of a period as the alpha sees them; see `Books`. Arrays (n_bars,) or (n_bars, n_assets)."""
+
+    present: BoolArray
+    median_imbalance: FloatArray
+    agreement: FloatArray
+    cascade_count: IntArray
+    regime_signal: IntArray
+    imbalance_ma5: FloatArray
+    persistence: FloatArray
+    depth_quality: FloatArray
+    fill_probability: FloatArray
+    withdrawal_velocity: FloatArray
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PeriodInputs:
+    """A market over n bars of a assets, as a host would feed it to `step_bar`; None is neutral.
+
+    Velocities in 1/s, prices in USDT with NaN for none. A breaker (boost, beta) or posture that changes
+    within a day is applied before the bar; a new UTC day begins with its bar's values.
+    """
+
+    symbols: tuple[str, ...]
+    timestamp_ns: IntArray  # (n,)
+    prices: FloatArray  # (n, a)
+    vel_div: FloatArray  # (n,), as all that follow unless marked
+    v50_velocity: FloatArray
+    v750_velocity: FloatArray
+    instability_50: FloatArray
+    stale: BoolArray | None = None  # (n, a); a NaN price always counts as stale
+    vol_ok: BoolArray | None = None  # None: decided from the BTC prices
+    posture: IntArray | None = None
+    boost: FloatArray | None = None
+    beta: FloatArray | None = None
+    mc_status: IntArray | None = None
+    esof_mult: FloatArray | None = None
+    refusal: IntArray | None = None
+    books: BookBars | None = None
+
+    def __post_init__(self) -> None:
+        n, a = self.prices.shape
+        if a != len(self.symbols) or n == 0:
+            raise DataError(f"period: prices of shape {self.prices.shape} for {len(self.symbols)} symbols")
+        for name in PER_BAR:
+            array = getattr(self, name)
+            if array is not None and array.shape != (n,):
+                raise DataError(f"period: {name} has shape {array.shape}, expected ({n},)")
+        if self.stale is not None and self.stale.shape != (n, a):
+            raise DataError(f"period: stale has shape {self.stale.shape}, expected ({n}, {a})")
+        if self.books is not None:
+            for name, array in self.books._asdict().items():
+                expected = (n,) if name in BookBars._fields[:5] else (n, a)
+                if array.shape != expected:
+                    raise DataError(f"period: books.{name} has shape {array.shape}, expected {expected}")
+        if n > 1 and (np.diff(self.timestamp_ns) <= 0).any():
+            raise DataError("period: its times do not grow; a bar belongs to one time")
+        for name in ("vel_div", "v50_velocity", "v750_velocity"):
+            if not np.isfinite(getattr(self, name)).all():
+                raise DataError(f"period: {name} holds a value that is not finite")
+        if self.posture is not None and not ((self.posture >= 0) & (self.posture < len(POSTURES))).all():
+            raise DataError(f"period: a posture code outside 0 to {len(POSTURES) - 1}")
+        if (
+            self.mc_status is not None
+            and not ((self.mc_status >= 0) & (self.mc_status < len(MC_STATUSES))).all()
+        ):
+            raise DataError(f"period: a forewarner code outside 0 to {len(MC_STATUSES) - 1}")
+
+
+#: The arrays of PeriodInputs with one entry a bar.
+PER_BAR: Final = (
+    "timestamp_ns",
+    "vel_div",
+    "v50_velocity",
+    "v750_velocity",
+    "instability_50",
+    "vol_ok",
+    "posture",
+    "boost",
+    "beta",
+    "mc_status",
+    "esof_mult",
+    "refusal",
+)
+
+
+class Changes(NamedTuple):
+    """What happens between bars, in order: new days, breaker updates, postures. A last one at n ends them."""
+
+    bar: IntArray
+    new_day: BoolArray
+    posture: IntArray
+    boost: FloatArray
+    beta: FloatArray
+    mc_status: IntArray
+    mc_scale: FloatArray
+
+
+class Market(NamedTuple):
+    """A period as the kernel reads it; every binding shares it, nothing writes to it.
+
+    rows holds the `lead` rows of history before bar 0, then the bars. It is the prices themselves (`dense`)
+    when every asset has a price on every bar after its first; else column i holds asset i's prices without
+    their holes and ends[t, i] says how many rows are in use on bar t.
+    """
+
+    lead: int
+    dense: bool
+    rows: FloatArray  # (lead + n, a)
+    first: IntArray  # (a,) first row in use
+    ends: IntArray  # (n, a), or (1, a) when dense
+    held: FloatArray  # (a, n) last price at each bar
+    vel_div: FloatArray
+    v50: FloatArray
+    v750: FloatArray
+    instability: FloatArray
+    vol_ok: BoolArray
+    refusal: IntArray
+    esof_mult: FloatArray
+    stale: BoolArray  # (n, a)
+    has_books: bool
+    books: BookBars
+    changes: Changes
+
+
+class Rankings(NamedTuple):
+    """Rankings of some bars, made once for a market, a direction and a kind of step; see `rank_assets`."""
+
+    row_of: IntArray  # (n,), or (0,) for none at all; NONE where a bar is not in the table
+    n_ranked: IntArray  # (k,)
+    order: SmallIntArray  # (k, a)
+    actions: SmallIntArray
+    aligned: SmallIntArray
+    ars: FloatArray
+
+
+class Recorder(NamedTuple):
+    """Preallocated records; arrays of length 0 where the level does not ask for them."""
+
+    level: int
+    action: SmallIntArray  # (n,)
+    reason: SmallIntArray
+    asset: SmallIntArray
+    equity: FloatArray  # (n,) marked, USDT
+    rows_f: FloatArray  # (capacity, len(ROW_FLOATS))
+    rows_i: IntArray  # (capacity, len(ROW_INTS))
+    days_f: FloatArray  # (n_days, len(DAY_FLOATS))
+    days_i: IntArray  # (n_days, len(DAY_INTS))
+
+
+class Work(NamedTuple):
+    """Work space of a run."""
+
+    out_f: FloatArray
+    out_i: IntArray
+    ends: IntArray  # (n_assets,)
+
+
+def no_rankings(n_assets: int) -> Rankings:
+    """No table: every ranking is made when it is needed."""
+    small = np.zeros((0, n_assets), np.int16)
+    none = np.zeros(0, np.int64)
+    return Rankings(none, none, small, small, small, np.zeros((0, n_assets)))
+
+
+def changes_of(inputs: PeriodInputs, open_day: str = "") -> tuple[Changes, tuple[str, ...]]:
+    """(changes, days): the bars before which something happens, and the UTC days from bar 0 on.
+
+    open_day is the day that is open before bar 0: its bars go on with it.
+    """
+    n = len(inputs.timestamp_ns)
+    posture = np.full(n, APEX, np.int64) if inputs.posture is None else inputs.posture
+    boost = np.ones(n) if inputs.boost is None else inputs.boost
+    beta = np.zeros(n) if inputs.beta is None else inputs.beta
+    status = np.full(n, MC_ABSENT, np.int64) if inputs.mc_status is None else inputs.mc_status
+    day = inputs.timestamp_ns // NS_PER_DAY
+    turns = np.ones(n, np.bool_)
+    turns[1:] = np.diff(day) != 0
+    days = tuple(day_from_ns(int(stamp)) for stamp in inputs.timestamp_ns[turns])
+    new_day = turns.copy()
+    new_day[0] = days[0] != open_day
+    happens = turns.copy()  # bar 0 always: what is in force then may differ from the state's
+    happens[1:] |= (np.diff(posture) != 0) | (np.diff(boost) != 0.0) | (np.diff(beta) != 0.0)
+    bars = np.flatnonzero(happens)
+    scale = np.array([MC_SCALES[code] for code in range(len(MC_STATUSES))])
+    at = np.append(bars, bars[-1])  # the closing entry's values are never read
+    return (
+        Changes(
+            bar=np.append(bars, n).astype(np.int64),
+            new_day=np.append(new_day[bars], False),
+            posture=np.ascontiguousarray(posture[at], np.int64),
+            boost=np.ascontiguousarray(boost[at], np.float64),
+            beta=np.ascontiguousarray(beta[at], np.float64),
+            mc_status=np.ascontiguousarray(status[at], np.int64),
+            mc_scale=scale[status[at]],
+        ),
+        days,
+    )
+
+
+def market_of(
+    inputs: PeriodInputs,
+    vol_threshold: float,
+    *,
+    state: State | None = None,
+    open_day: str = "",
+    gate_prices: tuple[float, ...] = (),
+) -> tuple[Market, tuple[str, ...], tuple[float, ...]]:
+    """(market, days, gate prices at the end): the inputs laid out for the kernel.
+
+    state gives the histories of the bars before; vol_threshold is the volatility gate's.
+    """
+    n, a = inputs.prices.shape
+    lead = 0 if state is None else int(state.n_prices.max(initial=0))
+    rows = np.empty((lead + n, a))
+    rows[lead:] = inputs.prices
+    if state is not None and lead:
+        rows[:lead] = np.nan
+        for asset, length in enumerate(state.n_prices.tolist()):
+            rows[lead - length : lead, asset] = state.prices[:length, asset]
+    known = rows > 0.0
+    first = np.where(known.any(axis=0), known.argmax(axis=0), lead + n).astype(np.int64)
+    dense = bool(known.sum() == (lead + n - first).sum())
+    stale = ~known[lead:]
+    if inputs.stale is not None:
+        stale |= inputs.stale
+    ends = np.zeros((1, a), np.int64)
+    carried = rows
+    if not dense:
+        index = np.where(known, np.arange(lead + n)[:, None], 0)
+        carried = np.take_along_axis(rows, np.maximum.accumulate(index, axis=0), axis=0)
+        counts = np.cumsum(known, axis=0)
+        ends = np.ascontiguousarray(counts[lead:])
+        packed = np.full_like(rows, np.nan)
+        for asset in range(a):
+            packed[: counts[-1, asset], asset] = rows[known[:, asset], asset]
+        rows, first = packed, np.zeros(a, np.int64)
+    gate, kept = None, gate_prices
+    if inputs.vol_ok is None:
+        btc = inputs.symbols.index(BTC) if BTC in inputs.symbols else None
+        column = None if btc is None else np.ascontiguousarray(inputs.prices[:, btc])
+        gate, kept = gate_bars(column, n, vol_threshold, gate_prices)
+    changes, days = changes_of(inputs, open_day)
+    books = inputs.books
+    market = Market(
+        lead=lead,
+        dense=dense,
+        rows=rows,
+        first=first,
+        ends=ends,
+        held=np.ascontiguousarray(carried[lead:].T),
+        vel_div=_column(inputs.vel_div),
+        v50=_column(inputs.v50_velocity),
+        v750=_column(inputs.v750_velocity),
+        instability=_column(inputs.instability_50),
+        vol_ok=np.ascontiguousarray(inputs.vol_ok if gate is None else gate, np.bool_),
+        refusal=np.full(n, REASON_NONE, np.int64)
+        if inputs.refusal is None
+        else np.ascontiguousarray(inputs.refusal, np.int64),
+        esof_mult=np.ones(n) if inputs.esof_mult is None else _column(inputs.esof_mult),
+        stale=stale,
+        has_books=books is not None,
+        books=absent_book_bars(a) if books is None else contiguous_books(books),
+        changes=changes,
+    )
+    return market, days, kept
+
+
+def absent_book_bars(n_assets: int) -> BookBars:
+    """Books of one bar without any."""
+    one, none, whole = np.zeros(1), np.zeros((1, n_assets)), np.zeros(1, np.int64)
+    return BookBars(np.zeros(1, np.bool_), one, one, whole, whole, none, none, none, none, none)
+
+
+def contiguous_books(books: BookBars) -> BookBars:
+    """The same books in the types and the layout that the kernels are compiled for."""
+    return BookBars(
+        np.ascontiguousarray(books.present, np.bool_),
+        _column(books.median_imbalance),
+        _column(books.agreement),
+        np.ascontiguousarray(books.cascade_count, np.int64),
+        np.ascontiguousarray(books.regime_signal, np.int64),
+        _column(books.imbalance_ma5),
+        _column(books.persistence),
+        _column(books.depth_quality),
+        _column(books.fill_probability),
+        _column(books.withdrawal_velocity),
+    )
+
+
+def _column(values: FloatArray) -> FloatArray:
+    return np.ascontiguousarray(values, np.float64)
+
+
+@kernel
+def books_at(m: Market, t: int) -> Books:
+    """The order books of bar t; absent ones where none are wired."""
+    k = t if m.has_books else 0
+    b = m.books
+    return Books(
+        b.present[k],
+        b.median_imbalance[k],
+        b.agreement[k],
+        b.cascade_count[k],
+        b.regime_signal[k],
+        b.imbalance_ma5[k],
+        b.persistence[k],
+        b.depth_quality[k],
+        b.fill_probability[k],
+        b.withdrawal_velocity[k],
+    )
+
+
+@kernel
+def ends_at(m: Market, t: int, ends: IntArray) -> None:
+    """Rows of each asset's history in use on bar t, into ends (n_assets,)."""
+    if m.dense:
+        end = m.lead + t + 1
+        for asset in range(ends.shape[0]):
+            ends[asset] = end if end > m.first[asset] else m.first[asset]
+    else:
+        for asset in range(ends.shape[0]):
+            ends[asset] = m.ends[t, asset]
+
+
+@kernel
+def trend_at(s: State, m: Market, t: int, count: int, lookback: int) -> float:
+    """vel_div's trend as `vel_div_trend` gives it; `count` bars were counted before bar 0."""
+    if count + t + 1 < lookback:
+        return 0.0
+    k = t - lookback + 1
+    newest: float = m.vel_div[t]
+    oldest: float = m.vel_div[k] if k >= 0 else s.vel_divs[(count + k) % VEL_DIV_KEPT]
+    return newest - oldest
+
+
+@kernel
+def rank_bars(
+    m: Market,
+    bars: IntArray,
+    direction: int,
+    relative: bool,
+    window: FloatArray,
+    work: FloatArray,
+    ends: IntArray,
+    n_ranked: IntArray,
+    order: SmallIntArray,
+    actions: SmallIntArray,
+    aligned: SmallIntArray,
+    ars: FloatArray,
+) -> None:
+    """Rank the assets on each of `bars` (k,) into row k of the tables; see `Rankings` and `rank_assets`."""
+    for k in range(bars.shape[0]):
+        t = bars[k]
+        ends_at(m, t, ends)
+        books = books_at(m, t)
+        n_ranked[k] = rank_assets(
+            m.rows,
+            ends,
+            m.first,
+            direction,
+            0.0,
+            relative,
+            books.present,
+            books.depth_quality,
+            window,
+            work,
+            order[k],
+            actions[k],
+            aligned[k],
+            ars[k],
+        )
+
+
+@kernel
+def apply_change(s: State, c: Changes, k: int) -> None:
+    """What happens before a bar: a new day, or a posture and a breaker that changed within the day."""
+    if c.new_day[k]:
+        open_day(s, c.posture[k], c.boost[k], c.beta[k], c.mc_status[k], c.mc_scale[k])
+        return
+    s.ints[POSTURE] = c.posture[k]
+    if c.boost[k] != s.floats[BOOST] or c.beta[k] != s.floats[BETA]:
+        update_breaker(s, c.boost[k], c.beta[k])
+
+
+@kernel
+def marked(s: State, direction: int, price: float) -> float:
+    """Capital plus the open position at a price, USDT, before exit costs."""
+    entry = s.floats[ENTRY_PRICE]
+    value: float = s.floats[CAPITAL] + pnl_fraction(direction, entry, price) * s.floats[NOTIONAL]
+    return value
+
+
+@kernel
+def close_day(s: State, equity: float, bar_idx: int, rec: Recorder, counts: IntArray) -> None:
+    """What the day that ends came to, into the next row of its records."""
+    day = counts[C_DAY]
+    rec.days_f[day, 0] = equity
+    rec.days_f[day, 1] = s.floats[CAPITAL]
+    rec.days_f[day, 2] = s.floats[DAY_START_CAPITAL]
+    rec.days_f[day, 3] = s.floats[BOOST]
+    rec.days_f[day, 4] = s.floats[BETA]
+    rec.days_i[day, 0] = s.ints[DAY_TRADES]
+    rec.days_i[day, 1] = s.ints[MC_STATUS]
+    rec.days_i[day, 2] = bar_idx
+    counts[C_DAY] = day + 1
+
+
+@kernel
+def keep_row(
+    p: StepParams,
+    s: State,
+    rec: Recorder,
+    counts: IntArray,
+    bar_idx: int,
+    bar_count: int,
+    vel_div: float,
+    out_f: FloatArray,
+    out_i: IntArray,
+) -> None:
+    """A bar's full record: what the step gave and the state's numbers after it."""
+    s.ints[BAR_COUNT] = bar_count
+    s.ints[LAST_BAR] = bar_idx
+    update_regime(p, s, vel_div)
+    k = counts[C_ROWS]
+    for i in range(out_f.shape[0]):
+        rec.rows_f[k, i] = out_f[i]
+    for i in range(s.floats.shape[0]):
+        rec.rows_f[k, out_f.shape[0] + i] = s.floats[i]
+    for i in range(out_i.shape[0]):
+        rec.rows_i[k, i] = out_i[i]
+    for i in range(s.ints.shape[0]):
+        rec.rows_i[k, out_i.shape[0] + i] = s.ints[i]
+    rec.rows_i[k, out_i.shape[0] + s.ints.shape[0]] = bar_idx
+    counts[C_ROWS] = k + 1
+
+
+@kernel
+def tally(
+    p: StepParams, s: State, price: float, out_f: FloatArray, totals: FloatArray, counts: IntArray
+) -> None:
+    """Add a closed trade to the totals; price is the scan price of the exit, USDT."""
+    net = out_f[O_NET]
+    notional = s.floats[NOTIONAL]
+    entry = s.floats[ENTRY_PRICE]
+    counts[C_TRADES] += 1
+    if net > 0.0:
+        counts[C_WINS] += 1
+        totals[T_PROFIT] += net
+    else:
+        totals[T_LOSS] -= net
+    at_scan = pnl_fraction(p.direction, entry, price) * notional
+    totals[T_PRICE_PNL] += at_scan
+    totals[T_SLIPPAGE] += at_scan - pnl_fraction(p.direction, entry, out_f[O_PRICE]) * notional
+    totals[T_ENTRY_FEES] += out_f[O_ENTRY_FEE]
+    totals[T_EXIT_FEES] += out_f[O_EXIT_FEE]
+    totals[T_OB_EDGE] += out_f[O_OB_EDGE] * notional
+
+
+@kernel
+def deepest(equity: float, peak: float, drawdown: float) -> tuple[float, float]:
+    """(peak, drawdown) after one more bar's marked equity (USDT); drawdown is a fraction of the peak."""
+    if equity > peak:
+        peak = equity
+    fall = (peak - equity) / peak
+    return peak, fall if fall > drawdown else drawdown
+
+
+@kernel
+def hold_on(
+    p: StepParams,
+    position: Position,
+    ints: IntArray,
+    prices: FloatArray,
+    vel_div: FloatArray,
+    v50: FloatArray,
+    v750: FloatArray,
+    capital: float,
+    notional: float,
+    since: int,
+    t: int,
+    stop: int,
+    peak: float,
+    drawdown: float,
+) -> tuple[int, float, float]:
+    """(t, peak, drawdown): pass over the bars before `stop` on which a position without books is only held.
+
+    Stops before the bar of the exit, which is then judged again and settled. ints are the state's; prices
+    (n,) the held asset's, USDT; since is the entry's bar. Nothing but arithmetic, so that it runs at a few
+    nanoseconds a bar.
+    """
+    calm = Duress(False, 0, 0, 0.0, 0.0)
+    run = position.adverse_run
+    calmed = position.breaker_calmed
+    while t < stop:
+        now = Position(
+            position.entry_price, position.leverage, position.entry_spread, position.posture, calmed, run
+        )
+        action, _, pnl_pct, _, _, _ = judge(p, now, t - since, prices[t], vel_div[t], v50[t] - v750[t], calm)
+        if action == ACTION_EXIT:
+            break
+        run = adverse_run(p, run, vel_div[t])
+        calmed = False
+        peak, drawdown = deepest(capital + pnl_pct * notional, peak, drawdown)
+        t += 1
+    ints[ADVERSE_RUN] = run
+    ints[ACB_FLAG] = 1 if calmed else 0
+    return t, peak, drawdown
+
+
+@kernel
+def run_period(
+    p: StepParams,
+    s: State,
+    m: Market,
+    r: Rankings,
+    draws: FloatArray,
+    rec: Recorder,
+    totals: FloatArray,
+    counts: IntArray,
+    first_bar: int,
+    bar_count: int,
+    start: int,
+    work: Work,
+) -> int:
+    """Run bars from `start` on; returns the bar it stopped before: n, or less when records or draws ran out.
+
+    Parameters
+    ----------
+    p, s : parameters, and the state, moved on in place except its histories (`finish_period`)
+    m, r : the market and its rankings
+    draws : the random stream from its start
+    rec, totals, counts : records and sums, carried from call to call
+    first_bar, bar_count : bar_idx of bar 0 and the bars counted before it
+    """
+    n = m.vel_div.shape[0]
+    out_f = work.out_f
+    out_i = work.out_i
+    ends = work.ends
+    no_books = books_at(m, 0)
+    peak = totals[T_PEAK]
+    drawdown = totals[T_DRAWDOWN]
+    codes = rec.level >= RECORD_CODES
+    every = rec.level == RECORD_ALL
+    capacity = rec.rows_f.shape[0]
+    t = start
+    while t < n:
+        if rec.level > RECORD_NONE and counts[C_ROWS] + 1 > capacity:
+            break
+        if s.ints[DRAW_POSITION] >= draws.shape[0]:
+            break
+        change = counts[C_CHANGE]
+        if t == m.changes.bar[change]:
+            if m.changes.new_day[change] and t > 0:
+                equity = s.floats[CAPITAL]
+                if s.ints[POSITION] != NONE:
+                    equity = marked(s, p.direction, m.held[s.ints[POSITION], t - 1])
+                close_day(s, equity, first_bar + t - 1, rec, counts)
+            apply_change(s, m.changes, change)
+            change += 1
+            counts[C_CHANGE] = change
+        stop = m.changes.bar[change]
+        held = s.ints[POSITION]
+        if held == NONE:
+            begin = t
+            while t < stop:
+                if p.proxy_mode:
+                    proxy_update(s, m.instability[t], m.v750[t])
+                if every or is_signal(m.vel_div[t], p.threshold, p.direction):
+                    break
+                t += 1
+            if codes:
+                for k in range(begin, t):
+                    rec.action[k] = ACTION_NONE
+                    rec.reason[k] = NO_SIGNAL
+                    rec.asset[k] = NONE
+                    rec.equity[k] = s.floats[CAPITAL]
+            if t == stop:
+                continue
+            clear(out_f, out_i)
+            s.ints[BAR_COUNT] = bar_count + t + 1
+            ends_at(m, t, ends)
+            update_regime(p, s, m.vel_div[t])
+            row = r.row_of[t] if r.row_of.shape[0] > 0 else NONE
+            ranking = Ranking(NONE, s.order, s.actions, s.aligned, s.ars)
+            if row != NONE:
+                ranking = Ranking(r.n_ranked[row], r.order[row], r.actions[row], r.aligned[row], r.ars[row])
+            out_i[O_REASON] = try_entry(
+                p,
+                s,
+                first_bar + t,
+                m.vel_div[t],
+                m.v50[t] - m.v750[t],
+                trend_at(s, m, t, bar_count, p.trend_lookback),
+                m.vol_ok[t],
+                m.refusal[t],
+                m.esof_mult[t],
+                History(m.rows, ends, m.first),
+                m.stale[t],
+                books_at(m, t),
+                ranking,
+                out_f,
+                out_i,
+            )
+            s.ints[ACB_FLAG] = 0
+            if codes:
+                rec.action[t] = out_i[O_ACTION]
+                rec.reason[t] = out_i[O_REASON]
+                rec.asset[t] = out_i[O_ASSET]
+                rec.equity[t] = s.floats[CAPITAL]
+            if every or (rec.level > RECORD_NONE and out_i[O_ACTION] == ACTION_ENTER):
+                keep_row(p, s, rec, counts, first_bar + t, bar_count + t + 1, m.vel_div[t], out_f, out_i)
+            t += 1
+            continue
+        prices = m.held[held]
+        since = s.ints[ENTRY_BAR] - first_bar
+        if not codes and not m.has_books and not p.proxy_mode:
+            t, peak, drawdown = hold_on(
+                p,
+                position_of(s),
+                s.ints,
+                prices,
+                m.vel_div,
+                m.v50,
+                m.v750,
+                s.floats[CAPITAL],
+                s.floats[NOTIONAL],
+                since,
+                t,
+                stop,
+                peak,
+                drawdown,
+            )
+        while t < stop:
+            if every and counts[C_ROWS] + 1 > capacity:
+                break
+            if p.proxy_mode:
+                proxy_update(s, m.instability[t], m.v750[t])
+            books = books_at(m, t) if m.has_books else no_books
+            price = prices[t]
+            spread = m.v50[t] - m.v750[t]
+            action, reason, pnl_pct, tp, sl, max_hold = judge(
+                p, position_of(s), t - since, price, m.vel_div[t], spread, duress_of(books, held)
+            )
+            s.ints[ADVERSE_RUN] = adverse_run(p, s.ints[ADVERSE_RUN], m.vel_div[t])
+            s.ints[ACB_FLAG] = 0
+            if action == ACTION_EXIT or every:
+                clear(out_f, out_i)
+                stale = m.stale[t, held]
+                note_judgement(
+                    held, t - since, price, stale, action, reason, pnl_pct, tp, sl, max_hold, out_f, out_i
+                )
+            if action == ACTION_EXIT:
+                close_position(p, s, first_bar + t, held, price, reason, books, draws, out_f)
+                tally(p, s, price, out_f, totals, counts)
+                equity = s.floats[CAPITAL]
+            else:
+                equity = marked(s, p.direction, price)
+            peak, drawdown = deepest(equity, peak, drawdown)
+            if codes:
+                rec.action[t] = action
+                rec.reason[t] = reason
+                rec.asset[t] = held
+                rec.equity[t] = equity
+            if every or (rec.level > RECORD_NONE and action == ACTION_EXIT):
+                keep_row(p, s, rec, counts, first_bar + t, bar_count + t + 1, m.vel_div[t], out_f, out_i)
+            t += 1
+            if action == ACTION_EXIT:
+                break
+    totals[T_PEAK] = peak
+    totals[T_DRAWDOWN] = drawdown
+    return t
+
+
+@kernel
+def finish_period(
+    p: StepParams,
+    s: State,
+    m: Market,
+    prices: FloatArray,
+    rec: Recorder,
+    counts: IntArray,
+    first_bar: int,
+    bar_count: int,
+) -> float:
+    """Bring the state's histories and counters to the last bar, close the day's record; marked equity, USDT.
+
+    prices (n, n_assets) are the period's own.
+    """
+    n = m.vel_div.shape[0]
+    if m.dense:
+        for asset in range(m.first.shape[0]):
+            added = m.lead + n - m.first[asset]
+            if m.first[asset] < m.lead:
+                added = n
+            length = s.n_prices[asset] + added
+            if length > HISTORY_MAX:
+                length = HISTORY_KEPT + (length - HISTORY_MAX - 1) % (HISTORY_MAX + 1 - HISTORY_KEPT)
+            for i in range(length):
+                s.prices[i, asset] = m.rows[m.lead + n - length + i, asset]
+            s.n_prices[asset] = length
+    else:
+        for t in range(n):
+            append_prices(s, prices[t])
+    begin = n - VEL_DIV_KEPT if n > VEL_DIV_KEPT else 0
+    for t in range(begin, n):
+        s.vel_divs[(bar_count + t) % VEL_DIV_KEPT] = m.vel_div[t]
+    s.ints[BAR_COUNT] = bar_count + n
+    s.ints[LAST_BAR] = first_bar + n - 1
+    update_regime(p, s, m.vel_div[n - 1])
+    equity: float = s.floats[CAPITAL]
+    if s.ints[POSITION] != NONE:
+        equity = marked(s, p.direction, m.held[s.ints[POSITION], n - 1])
+    close_day(s, equity, first_bar + n - 1, rec, counts)
+    return equity
