@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "backtest": "run the same alpha over a scan cache",
     "scan": "scan a feed into the Arrow store, without trading",
     "data": "build a scan cache, or check whether data are fit to trade",
+    "forewarn": "train the forewarner, or ask it what a day may do",
     "audit": "prove a run's ledger from its fills and prices",
     "diff": "show the first differing decision of two runs, with inputs and lanes",
     "conform": "run conformance vectors against the kernels",

@@ -6,6 +6,7 @@ import argparse
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dolphin import __version__
 from dolphin.commands.shared import (
@@ -22,6 +23,9 @@ from dolphin.commands.shared import (
     tell_feed,
 )
 from dolphin.config import SETTINGS
+
+if TYPE_CHECKING:
+    from dolphin.services.forewarner_gate import Assessor
 
 _EPILOG = """examples:
   dolphin run                              a synthetic day
@@ -43,6 +47,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bars", type=bar_count, metavar="N", help="stop after N bars of the feed")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--no-report", action="store_true", help="write no HTML report")
+    parser.add_argument(
+        "--forewarner", metavar="ARTEFACT", help="folder made by `dolphin forewarn train`, for the days' gate"
+    )
     add_json(parser)
 
 
@@ -52,11 +59,27 @@ def default_folder(set_name: str, feed: str) -> Path:
     return Path("runs") / f"{stamp}-{set_name.split('+')[0]}-{feed}-{os.getpid()}"
 
 
+def open_assessor(artefact: str | None) -> Assessor | None:
+    """The forewarner of an artefact's folder, None without one; what makes it fall back is told at once.
+
+    Raises UsageError when the research extra is not installed.
+    """
+    if artefact is None:
+        return None
+    from dolphin.research.forewarner.artefact import open_forewarner
+
+    forewarner = open_forewarner(Path(artefact))
+    if forewarner.why:
+        say(f"warning: the forewarner answers with its fallback, ORANGE: {forewarner.why}")
+    return forewarner
+
+
 def execute(args: argparse.Namespace) -> int:
     """Run; 0 when the ledger balances, 1 when not, 130 when interrupted."""
     config = load_config(args)
     name, params = parameter_set(config)
     folder = Path(config["out"]) if config["out"] else default_folder(name, config["feed"])
+    forewarner = open_assessor(args.forewarner)
     feed = open_feed(config, args.path)
 
     from dolphin.commands.telling import WorkDisplay, print_summary
@@ -75,6 +98,7 @@ def execute(args: argparse.Namespace) -> int:
         limit_bars=args.bars,
         report=not args.no_report,
         resume=args.resume,
+        forewarner=forewarner,
     )
     check(feed, settings)
     if not args.json:

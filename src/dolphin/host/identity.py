@@ -21,7 +21,10 @@ NO_BTC: Final = "BTCUSDT is not in the universe: the volatility gate stays open.
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Identity:
-    """The settings that decide the decisions; a run's folder remembers them and a resume compares them."""
+    """The settings that decide the decisions; a run's folder remembers them and a resume compares them.
+
+    forewarner is what decides the forewarner's answers, empty when none is wired.
+    """
 
     feed: str
     source: str
@@ -33,6 +36,7 @@ class Identity:
     vol_threshold: float
     posture_when_unknown: int
     spectrum: str | None = None
+    forewarner: str = ""
 
     def recorded(self) -> dict[str, str]:
         """As the journal's settings keep them."""
@@ -48,6 +52,7 @@ class Identity:
             "deployment": self.deployment,
             "vol_threshold": repr(self.vol_threshold),
             "posture_when_unknown": POSTURES[self.posture_when_unknown],
+            "forewarner": self.forewarner,
             "fills": "model",
         }
         if self.spectrum is None:

@@ -32,6 +32,7 @@ from dolphin.market.feed import Feed
 from dolphin.market.scan_store import ScanStore
 from dolphin.scan.scanner import Path as ScanPath
 from dolphin.scan.warm import warm as warm_scanner
+from dolphin.services.forewarner_gate import NO_FOREWARNER, Assessor, due, publish_verdict
 from dolphin.services.pipeline import RING_FILE, ScanPipeline
 from dolphin.services.trader import Trader
 
@@ -51,6 +52,7 @@ class RunSettings:
     limit_bars: int | None = None
     report: bool = True
     resume: bool = False
+    forewarner: Assessor | None = None
 
     def identity(self, feed: Feed) -> Identity:
         """The settings that decide the decisions."""
@@ -65,6 +67,7 @@ class RunSettings:
             deployment=self.deployment,
             vol_threshold=self.vol_threshold,
             posture_when_unknown=self.posture_when_unknown,
+            forewarner="" if self.forewarner is None else self.forewarner.identity,
         )
 
 
@@ -124,7 +127,8 @@ def open_journal(settings: RunSettings, feed: Feed) -> Journal:
 def check_same(meta: Mapping[str, str], recorded: Mapping[str, str], folder: Path) -> None:
     """Raise ConfigError naming the first setting in which a resumed run differs from the recorded one."""
     for key, value in recorded.items():
-        if meta.get(key) != value:
+        # A folder of before a setting was recorded ran without it.
+        if meta.get(key, "") != value:
             raise ConfigError(
                 f"{folder}: was run with {key} {meta.get(key)!r}, now it is {value!r}; "
                 "resume with the same settings or choose another --out"
@@ -172,6 +176,7 @@ class _Run:
         self.grid = stack.enter_context(contextlib.closing(InProcessGrid("inline")))
         self.typed = TypedGrid(self.grid)
         self.progress = Progress(bars_total=feed.n_bars)
+        self._verdict_ns: int | None = None
 
     def _forget(self, made: list[Path]) -> None:
         if not self.begun:
@@ -189,6 +194,7 @@ class _Run:
             backlog=pipeline.store.scans,
             posture_when_unknown=settings.posture_when_unknown,
             on_step=on_step,
+            forewarner=settings.forewarner,
         )
         stack.callback(trader.stop_listening)
         write_settings(settings.folder, settings.identity(self.feed).recorded(), self.feed.symbols)
@@ -218,6 +224,7 @@ class _Run:
                 self.progress.phase = "trading"
                 # After a rewind the feed gives scans again that are decided; they are no news.
                 if scan.timestamp_ns > self.session.last_timestamp_ns:
+                    self._publish_verdict(scan.timestamp_ns)
                     _publish(self.grid, scan)
                     trader.check()
             elif pipeline.scanner.bars <= WARMUP_PRICES:
@@ -227,12 +234,22 @@ class _Run:
                 return True
         return False
 
+    def _publish_verdict(self, now_ns: int) -> None:
+        """The forewarner's verdict for whoever reads the grid, every 4 h of the market's own time."""
+        forewarner = self.settings.forewarner
+        if forewarner is not None and due(self._verdict_ns, now_ns):
+            publish_verdict(self.typed, forewarner, self.settings.params, now_ns)
+            self._verdict_ns = now_ns
+
     def finish(self, trader: Trader, started: float, interrupted: bool) -> dict[str, Any]:
         """Audit, figures and report. What is counted is of the whole run, however often it was stopped."""
         settings, pipeline, feed = self.settings, self.pipeline, self.feed
         violated = sum(kind == "invariant" for _, kind, _ in self.journal.events())
         set_aside = sum(1 for _ in pipeline.store.quarantine_folder.glob("*.reason.txt"))
         warnings = warnings_of(self.session)
+        forewarner = settings.forewarner
+        if forewarner is not None and forewarner.why:
+            warnings.append(f"The forewarner answers with its fallback: {forewarner.why}.")
         warming = f"{pipeline.bars} bars: the first scan needs {WARMUP_PRICES} prices."
         facts = settings.identity(feed).facts(
             self.session,
@@ -263,6 +280,7 @@ class _Run:
                 *feed.notes,
                 PAPER,
                 NO_BOOKS,
+                *([NO_FOREWARNER] if forewarner is None else []),
                 *warnings,
                 *([warming] if pipeline.bars < WARMUP_PRICES else []),
             ),

@@ -42,6 +42,7 @@ from dolphin.grid.typed import TypedGrid
 from dolphin.host.session import SCAN_AGE_MAX_NS, OpenTrade, Session, SessionState, Step
 from dolphin.journal.ledger import ClosedTrade, Ledger
 from dolphin.journal.store import Journal
+from dolphin.services.forewarner_gate import Assessor, ForewarnerGate
 from dolphin.services.organs import Organs
 
 SNAPSHOT_EVERY = 500
@@ -62,6 +63,7 @@ class Trader:
     backlog : scans of the store with a number above the given one, for what the log no longer holds
     clock : the host's clock in ns, or None in replays, where scans do not age
     on_step : called after a bar is durable, for progress and for people
+    forewarner : the host's own models, or None to take the grid's verdict
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Trader:
         clock: Callable[[], int] | None = None,
         posture_when_unknown: int = APEX,
         on_step: Callable[[Step], None] | None = None,
+        forewarner: Assessor | None = None,
     ) -> None:
         self.session = session
         self.journal = journal
@@ -89,7 +92,8 @@ class Trader:
         self._unshipped = False
         self._next_sequence = 0
         self._last_scan_number = -1
-        self._organs = Organs(grid, posture_when_unknown)
+        gate = None if forewarner is None else ForewarnerGate(forewarner, session.params)
+        self._organs = Organs(grid, posture_when_unknown, gate)
         self._subscription: Subscription | None = None
 
     # life

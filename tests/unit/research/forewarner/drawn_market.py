@@ -1,0 +1,102 @@
+"""A small record of made-up days, and the slow twin of a trial: the engine itself, bar by bar."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dolphin.alpha.volatility import VolatilityGate
+from dolphin.domain.clock import NS_PER_DAY, day_from_ns, day_start_ns
+from dolphin.domain.params import ParameterSet
+from dolphin.engine.engine import Engine
+from dolphin.engine.period import PeriodInputs
+from dolphin.host.draws import draws
+from dolphin.research.forewarner.markets import Record, RecordedDay, running_median
+from dolphin.research.forewarner.trials import Outcomes
+
+SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDT")
+#: A gate that is nearly always open on these markets.
+VOL_THRESHOLD = 1e-6
+
+
+def make_record(
+    seed: int = 5, n_days: int = 12, n_bars: int = 120, volatility: float = 0.012, name: str = "made up"
+) -> Record:
+    """Random walks with signals on about every fifth bar; prices go on from day to day."""
+    rng = np.random.default_rng(seed)
+    n = len(SYMBOLS)
+    steps = rng.normal(0.0, volatility, (n_days * n_bars, n)) + rng.normal(0.0, 0.001, n)
+    prices = 100.0 * np.exp(np.cumsum(steps, axis=0))
+    start = day_start_ns("2024-03-01")
+    days = []
+    before = np.full(n, np.nan)
+    for k in range(n_days):
+        own = prices[k * n_bars : (k + 1) * n_bars]
+        v750 = rng.normal(0.0, 0.01, n_bars)
+        days.append(
+            RecordedDay(
+                date=day_from_ns(start + k * NS_PER_DAY),
+                since_midnight_ns=(np.arange(n_bars, dtype=np.int64) + 1) * (NS_PER_DAY // (n_bars + 1)),
+                prices=own.copy(),
+                stale=rng.random((n_bars, n)) < 0.02,
+                before=before,
+                vel_div=rng.normal(0.0, 0.024, n_bars),
+                v50=rng.normal(0.0, 0.02, n_bars),
+                v750=v750,
+                instability_50=rng.normal(0.0, 1.0, n_bars),
+                w750_so_far=running_median(v750),
+            )
+        )
+        before = own[-1].copy()
+    return Record(symbols=SYMBOLS, days=tuple(days), data_hash=f"made up {seed}", source=name)
+
+
+def step_trials(vol_threshold: float = VOL_THRESHOLD) -> StepTrials:
+    """Trials by `Engine.step_bar`, for comparison."""
+    return StepTrials(vol_threshold)
+
+
+class StepTrials:
+    """A trial as the engine makes it, one bar at a time, with nothing shared between configurations."""
+
+    def __init__(self, vol_threshold: float) -> None:
+        self.vol_threshold = vol_threshold
+
+    def __call__(self, market: PeriodInputs, sets: Sequence[ParameterSet]) -> Outcomes:
+        found = [self._one(market, params) for params in sets]
+        return Outcomes(
+            np.array([roi for roi, _, _ in found]),
+            np.array([drawdown for _, drawdown, _ in found]),
+            np.array([trades for _, _, trades in found], dtype=np.int64),
+        )
+
+    def _one(self, market: PeriodInputs, params: ParameterSet) -> tuple[float, float, int]:
+        engine = Engine(params, market.symbols, draws(params.seed, len(market.vel_div)))
+        gate = VolatilityGate(self.vol_threshold)
+        btc = market.symbols.index("BTCUSDT")
+        peak, worst, trades = params.initial_capital, 0.0, 0
+        for i in range(len(market.vel_div)):
+            day = day_from_ns(int(market.timestamp_ns[i]))
+            boost, beta = float(market.boost[i]), float(market.beta[i])
+            if day != engine.day:
+                if engine.day:
+                    trades += engine.end_day().trades
+                engine.begin_day(day, 0, params.direction, boost=boost, beta=beta)
+            if (boost, beta) != engine.breaker:
+                engine.update_acb_boost(boost, beta)
+            vol_ok = gate.update(float(market.prices[i, btc]))
+            engine.step_bar(
+                i,
+                float(market.vel_div[i]),
+                market.prices[i],
+                vol_ok,
+                float(market.v50_velocity[i]),
+                float(market.v750_velocity[i]),
+                stale=market.stale[i],
+            )
+            equity = engine.mark()
+            peak = max(peak, equity)
+            worst = max(worst, (peak - equity) / peak)
+        trades += engine.end_day().trades
+        return engine.mark() / params.initial_capital - 1.0, worst, trades
