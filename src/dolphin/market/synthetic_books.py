@@ -32,6 +32,7 @@ import numpy as np
 
 from dolphin.domain.bar import BoolArray, FloatArray, IntArray
 from dolphin.domain.errors import DataError, UsageError
+from dolphin.engine.period import BookBars
 from dolphin.kernel import kernel
 from dolphin.numerics.portable import clamp, exp
 from dolphin.orderbook.features import book_features, imbalance_persistence, withdrawal_velocity
@@ -81,21 +82,6 @@ _MISSING_RATE = 0.001
 _SLOW, _LEAN, _MOVE, _VARIANCE, _WITHDRAWN, _STEP, _FALLING, _HELD, _ONSET_LEAN, _SINCE_ONSET, _OUTAGE = (
     range(11)
 )
-
-
-class BookBars(NamedTuple):
-    """Order books of a period as the alpha sees them; n bars, a assets. See `dolphin.engine.state.Books`."""
-
-    present: BoolArray  # (n,)
-    median_imbalance: FloatArray  # (n,)
-    agreement: FloatArray  # (n,)
-    cascade_count: IntArray  # (n,)
-    regime_signal: IntArray  # (n,)
-    imbalance_ma5: FloatArray  # (n, a)
-    persistence: FloatArray
-    depth_quality: FloatArray
-    fill_probability: FloatArray
-    withdrawal_velocity: FloatArray
 
 
 class BookChunk(NamedTuple):

@@ -12,11 +12,11 @@ from dolphin.alpha.exits import duress
 from dolphin.alpha.lanes import market_ob, ob_signal
 from dolphin.alpha.selection import depth_adjusted_ars
 from dolphin.domain.errors import DataError, UsageError
+from dolphin.engine.period import BookBars
 from dolphin.kernel import MODE, plain
 from dolphin.market.quick_market import QuickMarket, quick_market
 from dolphin.market.synthetic_books import (
     CHUNK_BARS,
-    BookBars,
     BookChunk,
     book_bars,
     book_chunks,
@@ -25,7 +25,6 @@ from dolphin.market.synthetic_books import (
 )
 
 compiled = pytest.mark.skipif(MODE == "plain", reason="a chunk takes minutes without the compiler")
-MARKET_FIELDS = ("present", "median_imbalance", "agreement", "cascade_count", "regime_signal")
 
 
 def walk(n: int, assets: int, seed: int = 0) -> np.ndarray:
