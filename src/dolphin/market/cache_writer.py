@@ -100,6 +100,24 @@ class DayBuilder:
             bits = min(scan.certified_bits)
             self._min_bits = bits if self._min_bits is None else min(self._min_bits, bits)
 
+    def join(self, later: DayBuilder) -> None:
+        """Take over what another builder has of the same day, the scans that follow those here."""
+        position = len(self._integers)
+        self._integers += later._integers
+        self._floats += later._floats
+        for symbol, found in later._stale.items():
+            runs = self._stale.setdefault(symbol, [])
+            for start, length in found:
+                if runs and runs[-1][0] + runs[-1][1] == position + start:
+                    runs[-1][1] += length
+                else:
+                    runs.append([position + start, length])
+        self._outcomes.update(later._outcomes)
+        bits = [b for b in (self._min_bits, later._min_bits) if b is not None]
+        self._min_bits = min(bits, default=None)
+        self._number_gaps += later._number_gaps
+        self._gaps += later._gaps
+
     def write(self, folder: Path, complete: bool, hidden: Path | None = None) -> BuiltDay:
         """Write the day's file, read it back and compare; it is complete when asked so and without holes.
 

@@ -6,7 +6,8 @@ What a scanner publishes on a bar depends on the 752 accepted bars that end ther
 prices and runs of rejections before them. Those follow from the prices without any spectrum, so one process
 reads the feed, folds every bar in cheaply (`BarFold`) and hands out days: each with the bars before it and
 the exact state in front of them. Other processes scan them, write their files and read them back; the first
-process takes them into the manifest in the order of time.
+process takes them into the manifest in the order of time. Where there are fewer days than would occupy all
+processes, days are cut into parts, which the first process puts together.
 
 1. The files and the manifest are byte for byte those of a build in one process; scan numbers and gaps follow
    from the bars, not from who scanned them.
@@ -33,6 +34,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +72,9 @@ BUILDING = ".building"
 LEAD = WARMUP_PRICES - 1
 #: Scans of a calibration.
 SAMPLE_SCANS = 64
+#: A part of a day has at least about so many scans, and a day is cut into one of these numbers of parts.
+PART_SCANS = 1_000
+_PARTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 48)
 #: Below this many expected seconds in one process, more processes cost more than they bring.
 WORTH_SPREADING_S = 5.0
 #: How often the first process looks up while it waits, seconds.
@@ -145,11 +151,11 @@ class BarFold:
 
 @dataclass(frozen=True, slots=True)
 class DayBars:
-    """A day to scan: state and bars before it, and its own.
+    """A day to scan, or a part of one: state and bars before it, and its own.
 
     seed : state after the bar before `stamps`. stamps (n_bars,) int64 ns, prices (n_bars, n_assets) USDT with
-    NaN: the 750 bars before the day, then the day's. number : the first scan's. before : number and stamp of
-    the scan before, None for the first.
+    NaN: the 750 bars before, then its own. number : the first scan's. before : number and stamp of the scan
+    before, None for the first.
     """
 
     day: str
@@ -161,7 +167,7 @@ class DayBars:
 
     @property
     def n_scans(self) -> int:
-        """Scans of the day."""
+        """Scans of it."""
         return len(self.stamps) - (LEAD - 1)
 
 
@@ -170,10 +176,12 @@ def days_of(
     fold: BarFold,
     after_ns: int = -1,
     stop_requested: Callable[[], bool] = lambda: False,
+    part_ns: int = NS_PER_DAY,
 ) -> Iterator[DayBars]:
     """The days of a feed after an instant, each when its last bar is known; a day that was stopped in is not.
 
-    The day's bars are copied out of the feed; `fold` has counts of all bars when the iteration ends.
+    part_ns : length of a day's parts, which divides the day. The bars are copied out of the feed; `fold` has
+    the counts of all bars when the iteration ends.
     """
     end_ns = -1
     day: tuple[str, int, Mark | None, RingRow] | None = None
@@ -200,7 +208,7 @@ def days_of(
                 seed, *lead = fold.lead()
                 before = (fold.scans, fold.last_ns) if fold.scans and fold.last_ns is not None else None
                 day = (day_from_ns(bar.timestamp_ns), fold.scans + 1, before, seed)
-                end_ns = (bar.timestamp_ns // NS_PER_DAY + 1) * NS_PER_DAY
+                end_ns = (bar.timestamp_ns // part_ns + 1) * part_ns
                 stamps, rows = [], []
             stamps.append(int(bar.timestamp_ns))
             rows.append(np.array(bar.prices, np.float64))
@@ -222,6 +230,8 @@ class Plan:
     #: Scans of whole days that are there.
     scans_there: int
     jobs: int
+    #: Parts that a day is cut into.
+    parts: int
     cores: int
     #: Of all processes together, scans/s; None where too few bars were there to measure.
     scans_per_s: float | None
@@ -365,11 +375,15 @@ def _measure(symbols: tuple[str, ...], path: ScanPath, bars: DayBars) -> _Measur
 
 
 def _bytes_per_scan(prices: FloatArray) -> float:
-    """Of a day's file: the prices as they compress, the other columns as they are."""
-    sink = pa.BufferOutputStream()
-    columns = {str(k): np.ascontiguousarray(prices[:, k]) for k in range(prices.shape[1])}
-    pq.write_table(pa.table(columns), sink, compression="zstd", compression_level=3)
-    return float(sink.getvalue().size) / len(prices) + 8.0 * len(FIELDS)
+    """Of a day's file: what more prices add to it, and the other columns as they are."""
+    sizes = []
+    for rows in (prices[: len(prices) // 2], prices):
+        sink = pa.BufferOutputStream()
+        columns = {str(k): np.ascontiguousarray(rows[:, k]) for k in range(rows.shape[1])}
+        pq.write_table(pa.table(columns), sink, compression="zstd", compression_level=3)
+        sizes.append(sink.getvalue().size)
+    added = len(prices) - len(prices) // 2
+    return float(sizes[1] - sizes[0]) / added + 8.0 * len(FIELDS)
 
 
 # -- the processes that scan -----------------------------------------------------------------------------
@@ -440,8 +454,8 @@ def _here() -> _Worker:
     return _worker
 
 
-def _build_day(bars: DayBars) -> BuiltDay | None:
-    """Scan a day, write its file, read it back, leave its record; None when the build was stopped."""
+def _scan(bars: DayBars) -> DayBuilder | None:
+    """Scan a day or a part of one; None when the build was stopped."""
     worker = _here()
     site = worker.site
     scanner = Scanner.restore(site.symbols, [bars.seed], path=site.path)
@@ -459,6 +473,14 @@ def _build_day(bars: DayBars) -> BuiltDay | None:
             worker.counts[worker.slot] += 1
     if number - bars.number != bars.n_scans:
         raise InvariantError(f"{bars.day}: {number - bars.number} scans of {bars.n_scans} bars")
+    return day
+
+
+def _build_day(bars: DayBars) -> BuiltDay | None:
+    """Scan a day, write its file, read it back, leave its record; None when the build was stopped."""
+    day, site = _scan(bars), _here().site
+    if day is None:
+        return None
     aside = site.folder / BUILDING
     built = day.write(site.folder, complete=True, hidden=aside / f"{bars.day}.parquet.{os.getpid()}")
     record = _Record(key=site.key, before=bars.before, built=built)
@@ -469,13 +491,11 @@ def _build_day(bars: DayBars) -> BuiltDay | None:
 
 
 def _finished(site: _Site, bars: DayBars) -> BuiltDay | None:
-    """A day that an earlier build finished from the same bars, if its file is what the record says."""
+    """The day that begins with these bars, if an earlier build finished it and its file is still that."""
     try:
         record = msgspec.json.decode((site.folder / BUILDING / f"{bars.day}.json").read_bytes(), type=_Record)
         entry = record.built.entry
-        same = (record.key, record.before, entry.first_scan_number, entry.rows) == (
-            site.key, bars.before, bars.number, bars.n_scans,
-        )  # fmt: skip
+        same = (record.key, record.before, entry.first_scan_number) == (site.key, bars.before, bars.number)
         if same and sha256_of(site.folder / f"{bars.day}.parquet") == entry.sha256:
             return record.built
     except (OSError, msgspec.DecodeError, DataError):
@@ -606,11 +626,13 @@ def _plan(feed: Feed, writer: CacheWriter, path: ScanPath, jobs: int | None) -> 
     rate = None
     cores = cores_of_machine()
     wanted = jobs or cores
+    parts = 1
     if sample is not None and scans and days:
         measured = _measure(feed.symbols, path, sample)
         rate = measured.rate(scans / days)
-        done = sum(entry.complete for entry in writer.manifest.days.values())
-        wanted = min(wanted, max(1, days - done))
+        left = max(1, days - sum(entry.complete for entry in writer.manifest.days.values()))
+        parts = _parts(scans / days, left, wanted)
+        wanted = min(wanted, left * parts)
         if jobs is None and (scans - there) / rate < WORTH_SPREADING_S:
             wanted = 1
     return Plan(
@@ -619,12 +641,19 @@ def _plan(feed: Feed, writer: CacheWriter, path: ScanPath, jobs: int | None) -> 
         scans=scans,
         scans_there=there,
         jobs=wanted if sample is not None else 1,
+        parts=parts if wanted > 1 else 1,
         cores=cores,
         scans_per_s=rate,
         feed_per_s=feed_rate,
         bytes_per_scan=_bytes_per_scan(sample.prices) if sample is not None else None,
         free_bytes=shutil.disk_usage(writer.folder).free,
     ), sample
+
+
+def _parts(scans_per_day: float, days: int, jobs: int) -> int:
+    """Parts of a day, so that the days occupy all processes to about the same end."""
+    fitting = [n for n in _PARTS if n == 1 or scans_per_day / n >= PART_SCANS]
+    return next((n for n in fitting if n * days >= 4 * jobs), fitting[-1])
 
 
 def _alone(feed: Feed, writer: CacheWriter, path: ScanPath, work: _Work) -> None:
@@ -655,6 +684,38 @@ def _alone(feed: Feed, writer: CacheWriter, path: ScanPath, work: _Work) -> None
             return
 
 
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A day, or a part of one, that is being built or was found built."""
+
+    day: str
+    n_scans: int
+    work: BuiltDay | Future[Any]
+
+    def done(self) -> bool:
+        return isinstance(self.work, BuiltDay) or self.work.done()
+
+    def result(self) -> BuiltDay | DayBuilder | None:
+        return self.work if isinstance(self.work, BuiltDay) else self.work.result()
+
+
+def _is_of(day: str, block: _Block) -> bool:
+    return block.day == day
+
+
+def _put_together(folder: Path, results: list[BuiltDay | DayBuilder | None]) -> BuiltDay | None:
+    """A day of its blocks in their order; None when the build was stopped in one of them."""
+    first, *rest = results
+    if isinstance(first, BuiltDay) or first is None:
+        return first
+    parts = [part for part in rest if isinstance(part, DayBuilder)]
+    if len(parts) < len(rest):
+        return None
+    for part in parts:
+        first.join(part)
+    return first.write(folder, complete=True)
+
+
 def _spread(
     feed: Feed, writer: CacheWriter, path: ScanPath, sample: DayBars, work: _Work,
     on_plan: Callable[[Plan], None],
@@ -673,30 +734,33 @@ def _spread(
     pool = ProcessPoolExecutor(
         jobs, context, initializer=_begin_worker, initargs=(site, stop, counts, context.Barrier(jobs))
     )
-    waiting: deque[tuple[BuiltDay | Future[BuiltDay | None], int]] = deque()
+    parts = work.plan.parts
+    waiting: deque[_Block] = deque()
     fold = BarFold(feed.symbols)
 
-    def take_over() -> None:
-        """Days that are finished, in order, into the manifest."""
+    def take_over(ended: bool = False) -> None:
+        """Days that are finished, in order, into the manifest. ended : no block follows."""
         while waiting:
-            item, n_scans = waiting[0]
-            if isinstance(item, Future):
-                if not item.done():
-                    return
-                built = item.result()
-                work.made += n_scans if built is not None else 0
-            else:
-                built = item
-                work.there += n_scans
+            day = waiting[0].day
+            blocks = list(takewhile(partial(_is_of, day), waiting))
+            if parts > 1 and len(blocks) == len(waiting) and not ended:
+                return
+            if not all(block.done() for block in blocks):
+                return
+            results = [block.result() for block in blocks]
+            built = _put_together(writer.folder, results)
             if built is None:
                 return
-            waiting.popleft()
+            for block in blocks:
+                waiting.popleft()
+                work.made += block.n_scans if isinstance(block.work, Future) else 0
+                work.there += block.n_scans if isinstance(block.work, BuiltDay) else 0
             writer.take_day(built)
             with contextlib.suppress(OSError):
                 (writer.folder / BUILDING / f"{built.day}.json").unlink()
 
-    def busy() -> list[Future[BuiltDay | None]]:
-        return [item for item, _ in waiting if isinstance(item, Future) and not item.done()]
+    def busy() -> list[Future[Any]]:
+        return [b.work for b in waiting if isinstance(b.work, Future) and not b.work.done()]
 
     def look(limit: int) -> None:
         """Wait until fewer than `limit` days are in hand."""
@@ -713,22 +777,28 @@ def _spread(
         with _signals_held():
             asked = [pool.submit(_measure_together, sample) for _ in range(jobs)]
         together = [future.result() for future in asked]
-        per_day = (work.plan.scans or 1) / (work.plan.days or 1)
-        work.plan = replace(work.plan, scans_per_s=sum(measured.rate(per_day) for measured in together))
+        per_block = (work.plan.scans or 1) / (work.plan.days or 1) / parts
+        work.plan = replace(work.plan, scans_per_s=sum(measured.rate(per_block) for measured in together))
         on_plan(work.plan)
         work.started = time.monotonic()
         after = writer.last[1] if writer.last is not None else -1
         work.there = writer.last[0] if writer.last is not None else 0
-        for bars in days_of(feed, fold, after, work.stop_requested):
-            found = _finished(site, bars)
-            waiting.append((found or pool.submit(_build_day, bars), bars.n_scans))
+        found: BuiltDay | None = None
+        for bars in days_of(feed, fold, after, work.stop_requested, NS_PER_DAY // parts):
+            if found is None or found.day != bars.day:
+                found = _finished(site, bars)
+                if found is not None:
+                    waiting.append(_Block(bars.day, found.entry.rows, found))
+            if found is None:
+                task = _build_day if parts == 1 else _scan
+                waiting.append(_Block(bars.day, bars.n_scans, pool.submit(task, bars)))
             look(jobs + 1)
             if work.interrupted:
                 break
         work.interrupted = work.interrupted or work.stop_requested()
         if not work.interrupted:
             look(1)
-        take_over()
+        take_over(ended=not work.interrupted)
         work.interrupted = work.interrupted or bool(waiting)
     except BrokenProcessPool as error:
         work.interrupted = work.stop_requested()  # the signal may have gone to all processes
