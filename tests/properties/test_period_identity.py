@@ -116,7 +116,10 @@ def compare(
     engine, decisions, days, equity = drive(params, inputs, options)
     digest = hashlib.sha256(b"".join(decision.canonical() for decision in decisions)).hexdigest()
     runner = PeriodRunner(inputs)
-    batch = runner.run_many([(params, options)], threads=1)  # shared rankings from here on
+    # From the second batch on rankings are shared, from the third on the walks down them as well.
+    shared = [runner.run_many([(params, options)] * n, threads=1) for n in (1, 3)]
+    batch = shared[0]
+    assert shared[1].totals.tobytes() == batch.totals.tobytes() * 3, where
     whole = runner.run(params, options, record="all")
     made = list(whole.decisions())
     assert len(made) == len(decisions), where

@@ -45,6 +45,16 @@ def change_bps(prices: FloatArray, n_prices: int, lookback: int) -> float:
 
 
 @kernel
+def confirmation(change: float, min_bps: float, direction: int) -> int:
+    """DC_CONFIRM, DC_CONTRADICT or DC_NEUTRAL of a change in basis points."""
+    if change < -min_bps:
+        return DC_CONFIRM if direction < 0 else DC_CONTRADICT
+    if change > min_bps:
+        return DC_CONTRADICT if direction < 0 else DC_CONFIRM
+    return DC_NEUTRAL
+
+
+@kernel
 def direction_confirmation(
     prices: FloatArray, n_prices: int, lookback: int, min_bps: float, direction: int
 ) -> int:
@@ -54,9 +64,4 @@ def direction_confirmation(
     """
     if n_prices < lookback + 1:
         return DC_NEUTRAL
-    change = change_bps(prices, n_prices, lookback)
-    if change < -min_bps:
-        return DC_CONFIRM if direction < 0 else DC_CONTRADICT
-    if change > min_bps:
-        return DC_CONTRADICT if direction < 0 else DC_CONFIRM
-    return DC_NEUTRAL
+    return confirmation(change_bps(prices, n_prices, lookback), min_bps, direction)

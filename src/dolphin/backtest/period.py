@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -36,9 +37,11 @@ from dolphin.engine.period import (
     RECORD_EVENTS,
     RECORD_NONE,
     PeriodInputs,
+    Picks,
     Rankings,
     Recorder,
     market_of,
+    no_picks,
     no_rankings,
 )
 from dolphin.engine.step import OUT_FLOAT_NAMES, OUT_INT_NAMES
@@ -53,6 +56,8 @@ RECORDS: Final = {
 
 #: Rankings of one table at most; beyond it bars are ranked when they are needed (a row is 600 bytes).
 TABLE_ROWS_MAX: Final = 1_000_000
+#: Bindings that must share a walk down the rankings before it is made for all bars at once.
+SHARED_BY_MIN: Final = 3
 _ROWS_AT_FIRST: Final = 4096
 _BARS_PER_CHUNK: Final = 2048
 
@@ -196,7 +201,7 @@ class PeriodResult:
             out[name][active] = values_f[:, _ROW_F[name]]
         out["bound"][active] = values_i[:, _ROW_I["bound"]]
         held = self.asset[active]
-        out["price"][active] = market.held[held, active]
+        out["price"][active] = market.held[held, market.lead + active]
         exits = self.action[active] == ACTION_EXIT
         out["price"][active[exits]] = values_f[exits, _OUT_F["price"]]
         out["net"][active[exits]] = values_f[exits, _OUT_F["net"]]
@@ -279,6 +284,21 @@ class BatchResult:
     daily_equity: FloatArray  # (n_bindings, n_days), USDT
 
 
+@dataclass(slots=True)
+class _Table:
+    """Rankings of the bars beyond a threshold, and what walks down them find, by `_walk`."""
+
+    threshold: float
+    bars: IntArray
+    rankings: Rankings
+    picks: dict[tuple[float, bool], Picks] = field(default_factory=dict)
+
+
+def _walk(params: ParameterSet) -> tuple[float, bool]:
+    """What decides a walk down a ranking."""
+    return params.min_irp_alignment, params.exclude_stablecoins
+
+
 class PeriodRunner:
     """One market, ready to run bindings of parameters over it.
 
@@ -313,11 +333,13 @@ class PeriodRunner:
             open_day="" if state is None else state.day,
             gate_prices=gate_prices,
         )
-        self._tables: dict[tuple[int, bool], tuple[float, Rankings]] = {}
+        self._tables: dict[tuple[int, bool], _Table] = {}
         self._none = no_rankings(len(inputs.symbols))
+        self._no_picks = no_picks()
         self._run = kernels_as(kernels.run_period)
         self._finish = kernels_as(kernels.finish_period)
         self._rank = kernels_as(kernels.rank_bars)
+        self._pick = kernels_as(kernels.pick_bars)
         self._draws: dict[int, FloatArray] = {}
         self._lock = threading.Lock()
 
@@ -367,29 +389,39 @@ class PeriodRunner:
         return BatchResult(totals, daily)
 
     def _share_rankings(self, bindings: Sequence[Binding], threads: int) -> None:
-        """Rank, once, every bar that a binding of the batch could enter on."""
+        """Rank, once, every bar that a binding of the batch could enter on, and walk down where many do."""
         wanted: dict[tuple[int, bool], float] = {}
+        walks: Counter[tuple[tuple[int, bool], tuple[float, bool]]] = Counter()
+        of_walk: dict[tuple[float, bool], ParameterSet] = {}
         for params, options in bindings:
             if params.use_asset_selection:
                 key = (params.direction, (options or st.EngineOptions()).irp_steps == "relative")
                 loosest = wanted.get(key, params.vel_div_threshold)
                 loose = min if params.direction > 0 else max
                 wanted[key] = loose(loosest, params.vel_div_threshold)
+                walks[key, _walk(params)] += 1
+                of_walk[_walk(params)] = params
         for key, threshold in wanted.items():
             direction, relative = key
             table = self._tables.get(key)
-            if table is not None and (threshold - table[0]) * direction >= 0.0:
-                continue
-            signal = self.market.vel_div < threshold if direction < 0 else self.market.vel_div > threshold
-            bars = np.flatnonzero(signal & self.market.vol_ok)
-            if 0 < len(bars) <= TABLE_ROWS_MAX:
-                self._tables[key] = (threshold, self._table(bars, direction, relative, threads))
+            if table is None or (threshold - table.threshold) * direction < 0.0:
+                signal = self.market.vel_div < threshold if direction < 0 else self.market.vel_div > threshold
+                bars = np.flatnonzero(signal & self.market.vol_ok)
+                if not 0 < len(bars) <= TABLE_ROWS_MAX:
+                    continue
+                self._tables[key] = self._table(threshold, bars, direction, relative, threads)
+        for (key, walk), n in walks.items():
+            table = self._tables.get(key)
+            if table is not None and n >= SHARED_BY_MIN and walk not in table.picks:
+                table.picks[walk] = self._picks(table, of_walk[walk])
 
-    def _table(self, bars: IntArray, direction: int, relative: bool, threads: int) -> Rankings:
+    def _table(
+        self, threshold: float, bars: IntArray, direction: int, relative: bool, threads: int
+    ) -> _Table:
         a = len(self.inputs.symbols)
         row_of = np.full(self.n_bars, st.NONE, np.int64)
         row_of[bars] = np.arange(len(bars))
-        table = Rankings(
+        rankings = Rankings(
             row_of,
             np.zeros(len(bars), np.int64),
             np.zeros((len(bars), a), np.int16),
@@ -408,12 +440,20 @@ class PeriodRunner:
                 np.empty((IRP_PRICES, a)),
                 np.empty((PROFILE_ROWS, a)),
                 np.empty(a, np.int64),
-                *(array[part] for array in table[1:]),
+                *(array[part] for array in rankings[1:]),
             )
 
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, range(0, len(bars), _BARS_PER_CHUNK)))
-        return table
+        return _Table(threshold, bars, rankings)
+
+    def _picks(self, table: _Table, params: ParameterSet) -> Picks:
+        n = len(table.bars)
+        small = [np.zeros(n, np.int16) for _ in range(3)]
+        ars = np.zeros(n)
+        excluded = st.excluded_assets(params, self.inputs.symbols)
+        self._pick(self.market, table.rankings, table.bars, params.min_irp_alignment, excluded, *small, ars)
+        return Picks(table.rankings.row_of, small[0], small[1], small[2], ars)
 
     def _stream(self, seed: int, at_least: int) -> FloatArray:
         with self._lock:
@@ -432,6 +472,7 @@ class PeriodRunner:
     ) -> PeriodResult:
         symbols = self.inputs.symbols
         p = st.step_params(params, symbols, options)
+        excluded = st.excluded_assets(params, symbols)
         s = self._start(params)
         n = self.n_bars
         codes = n if level >= RECORD_CODES else 0
@@ -452,17 +493,25 @@ class PeriodRunner:
         totals[kernels.T_PEAK] = params.initial_capital
         first_bar, bar_count = int(s.ints[st.LAST_BAR]) + 1, int(s.ints[st.BAR_COUNT])
         table = self._tables.get((params.direction, options.irp_steps == "relative"))
-        rankings = self._none if table is None else table[1]
-        work = kernels.Work(
-            np.zeros(len(OUT_FLOAT_NAMES)),
-            np.zeros(len(OUT_INT_NAMES), np.int64),
-            np.zeros(len(symbols), np.int64),
-        )
+        rankings = self._none if table is None else table.rankings
+        picks = self._no_picks if table is None else table.picks.get(_walk(params), self._no_picks)
         t = 0
         while True:
             stream = self._stream(params.seed, int(s.ints[st.DRAW_POSITION]))
             t = self._run(
-                p, s, self.market, rankings, stream, record, totals, counts, first_bar, bar_count, t, work
+                p,
+                s,
+                excluded,
+                self.market,
+                rankings,
+                picks,
+                stream,
+                record,
+                totals,
+                counts,
+                first_bar,
+                bar_count,
+                t,
             )
             if t == n:
                 break

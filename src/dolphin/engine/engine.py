@@ -171,6 +171,7 @@ class Engine:
         self.options = options or st.EngineOptions()
         self._p = st.step_params(params, self.symbols, self.options)
         self._s = st.new_state(len(self.symbols), params.initial_capital)
+        self._excluded = st.excluded_assets(params, self.symbols)
         self._draws = draws
         self._no_books = st.absent_books(len(self.symbols))
         self._out_f = np.zeros(len(kernels.OUT_FLOAT_NAMES))
@@ -366,7 +367,17 @@ class Engine:
             prices,
             absent if stale is None else absent | stale,
         )
-        self._step(self._p, s, bar_idx, bar, books or self._no_books, self._draws, self._out_f, self._out_i)
+        self._step(
+            self._p,
+            s,
+            self._excluded,
+            bar_idx,
+            bar,
+            books or self._no_books,
+            self._draws,
+            self._out_f,
+            self._out_i,
+        )
         return self._decision(bar_idx, timestamp_ns, scan_number, bar, books_label)
 
     def _check_shapes(

@@ -21,18 +21,20 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from dolphin.alpha.exits import pnl_fraction
-from dolphin.alpha.selection import rank_assets
-from dolphin.alpha.signal import is_signal
+from dolphin.alpha.selection import rank_assets, select_asset
+from dolphin.alpha.signal import change_bps, is_signal, signal
 from dolphin.alpha.volatility import gate_bars
 from dolphin.domain.bar import BoolArray, FloatArray, IntArray, SmallIntArray
 from dolphin.domain.clock import NS_PER_DAY, day_from_ns
 from dolphin.domain.codes import (
     ACTION_ENTER,
     ACTION_EXIT,
+    ACTION_HOLD,
     ACTION_NONE,
     APEX,
     MC_ABSENT,
     MC_STATUSES,
+    NO_ASSET,
     NO_SIGNAL,
     POSTURES,
     REASON_NONE,
@@ -71,24 +73,32 @@ from dolphin.engine.state import (
 )
 from dolphin.engine.step import (
     O_ACTION,
+    O_ARS,
     O_ASSET,
+    O_CONFIDENCE,
     O_ENTRY_FEE,
     O_EXIT_FEE,
     O_NET,
     O_OB_EDGE,
     O_PRICE,
+    O_RANK,
+    O_RANKED,
     O_REASON,
     OUT_FLOAT_NAMES,
     OUT_INT_NAMES,
     Duress,
+    EntryBooks,
     Position,
     adverse_run,
     append_prices,
     clear,
     close_position,
     duress_of,
+    enter,
+    entry_gate,
     judge,
     note_judgement,
+    ob_edge,
     open_day,
     position_of,
     proxy_update,
@@ -252,7 +262,7 @@ class Market(NamedTuple):
     rows: FloatArray  # (lead + n, a)
     first: IntArray  # (a,) first row in use
     ends: IntArray  # (n, a), or (1, a) when dense
-    held: FloatArray  # (a, n) last price at each bar
+    held: FloatArray  # (a, lead + n) the last price known at each row
     vel_div: FloatArray
     v50: FloatArray
     v750: FloatArray
@@ -277,6 +287,16 @@ class Rankings(NamedTuple):
     ars: FloatArray
 
 
+class Picks(NamedTuple):
+    """What a walk down those rankings finds for one alignment gate and one list of excluded symbols."""
+
+    row_of: IntArray  # (n,), or (0,) for none at all; NONE where a bar is not in the table
+    asset: SmallIntArray  # (k,), NONE for no survivor
+    rank: SmallIntArray
+    ranked: SmallIntArray
+    ars: FloatArray
+
+
 class Recorder(NamedTuple):
     """Preallocated records; arrays of length 0 where the level does not ask for them."""
 
@@ -291,19 +311,17 @@ class Recorder(NamedTuple):
     days_i: IntArray  # (n_days, len(DAY_INTS))
 
 
-class Work(NamedTuple):
-    """Work space of a run."""
-
-    out_f: FloatArray
-    out_i: IntArray
-    ends: IntArray  # (n_assets,)
-
-
 def no_rankings(n_assets: int) -> Rankings:
     """No table: every ranking is made when it is needed."""
     small = np.zeros((0, n_assets), np.int16)
     none = np.zeros(0, np.int64)
     return Rankings(none, none, small, small, small, np.zeros((0, n_assets)))
+
+
+def no_picks() -> Picks:
+    """No table: every ranking is walked down when it is needed."""
+    none, small = np.zeros(0, np.int64), np.zeros(0, np.int16)
+    return Picks(none, small, small, small, np.zeros(0))
 
 
 def changes_of(inputs: PeriodInputs, open_day: str = "") -> tuple[Changes, tuple[str, ...]]:
@@ -391,7 +409,7 @@ def market_of(
         rows=rows,
         first=first,
         ends=ends,
-        held=np.ascontiguousarray(carried[lead:].T),
+        held=np.ascontiguousarray(carried.T),
         vel_div=_column(inputs.vel_div),
         v50=_column(inputs.v50_velocity),
         v750=_column(inputs.v750_velocity),
@@ -467,14 +485,48 @@ def ends_at(m: Market, t: int, ends: IntArray) -> None:
 
 
 @kernel
-def trend_at(s: State, m: Market, t: int, count: int, lookback: int) -> float:
-    """vel_div's trend as `vel_div_trend` gives it; `count` bars were counted before bar 0."""
+def trend_at(before: FloatArray, vel_div: FloatArray, t: int, count: int, lookback: int) -> float:
+    """vel_div's trend as `vel_div_trend` gives it; `before` is the state's ring, `count` bars stand in it."""
     if count + t + 1 < lookback:
         return 0.0
     k = t - lookback + 1
-    newest: float = m.vel_div[t]
-    oldest: float = m.vel_div[k] if k >= 0 else s.vel_divs[(count + k) % VEL_DIV_KEPT]
+    newest: float = vel_div[t]
+    oldest: float = vel_div[k] if k >= 0 else before[(count + k) % VEL_DIV_KEPT]
     return newest - oldest
+
+
+@kernel
+def pick_bars(
+    m: Market,
+    r: Rankings,
+    bars: IntArray,
+    min_alignment: float,
+    excluded: BoolArray,
+    asset: SmallIntArray,
+    rank: SmallIntArray,
+    ranked: SmallIntArray,
+    ars: FloatArray,
+) -> None:
+    """Walk down the rankings of `bars` (k,), those of the table's rows, into the arrays (k,); see `Picks`."""
+    for k in range(bars.shape[0]):
+        t = bars[k]
+        books = books_at(m, t)
+        place, rank[k], ranked[k] = select_asset(
+            r.order[k],
+            r.actions[k],
+            r.aligned[k],
+            r.n_ranked[k],
+            min_alignment,
+            excluded,
+            m.stale[t],
+            books.present,
+            books.depth_quality,
+        )
+        asset[k] = NONE
+        ars[k] = 0.0
+        if place >= 0:
+            asset[k] = r.order[k, place]
+            ars[k] = r.ars[k, place]
 
 
 @kernel
@@ -527,10 +579,9 @@ def apply_change(s: State, c: Changes, k: int) -> None:
 
 
 @kernel
-def marked(s: State, direction: int, price: float) -> float:
-    """Capital plus the open position at a price, USDT, before exit costs."""
-    entry = s.floats[ENTRY_PRICE]
-    value: float = s.floats[CAPITAL] + pnl_fraction(direction, entry, price) * s.floats[NOTIONAL]
+def marked(floats: FloatArray, direction: int, price: float) -> float:
+    """Capital plus the open position at a price, USDT, before exit costs; floats are the state's."""
+    value: float = floats[CAPITAL] + pnl_fraction(direction, floats[ENTRY_PRICE], price) * floats[NOTIONAL]
     return value
 
 
@@ -564,7 +615,7 @@ def keep_row(
     """A bar's full record: what the step gave and the state's numbers after it."""
     s.ints[BAR_COUNT] = bar_count
     s.ints[LAST_BAR] = bar_idx
-    update_regime(p, s, vel_div)
+    update_regime(p, s.floats, vel_div)
     k = counts[C_ROWS]
     for i in range(out_f.shape[0]):
         rec.rows_f[k, i] = out_f[i]
@@ -580,12 +631,12 @@ def keep_row(
 
 @kernel
 def tally(
-    p: StepParams, s: State, price: float, out_f: FloatArray, totals: FloatArray, counts: IntArray
+    p: StepParams, floats: FloatArray, price: float, out_f: FloatArray, totals: FloatArray, counts: IntArray
 ) -> None:
-    """Add a closed trade to the totals; price is the scan price of the exit, USDT."""
+    """Add a closed trade to the totals; price is the scan price of the exit, USDT, floats the state's."""
     net = out_f[O_NET]
-    notional = s.floats[NOTIONAL]
-    entry = s.floats[ENTRY_PRICE]
+    notional = floats[NOTIONAL]
+    entry = floats[ENTRY_PRICE]
     counts[C_TRADES] += 1
     if net > 0.0:
         counts[C_WINS] += 1
@@ -598,6 +649,14 @@ def tally(
     totals[T_ENTRY_FEES] += out_f[O_ENTRY_FEE]
     totals[T_EXIT_FEES] += out_f[O_EXIT_FEE]
     totals[T_OB_EDGE] += out_f[O_OB_EDGE] * notional
+
+
+@kernel
+def next_signal(vel_div: FloatArray, t: int, stop: int, threshold: float, direction: int) -> int:
+    """First bar from t on whose vel_div (1/s) is a signal, or stop."""
+    while t < stop and not is_signal(vel_div[t], threshold, direction):
+        t += 1
+    return t
 
 
 @kernel
@@ -615,6 +674,7 @@ def hold_on(
     position: Position,
     ints: IntArray,
     prices: FloatArray,
+    lead: int,
     vel_div: FloatArray,
     v50: FloatArray,
     v750: FloatArray,
@@ -625,26 +685,33 @@ def hold_on(
     stop: int,
     peak: float,
     drawdown: float,
+    marks: FloatArray,
 ) -> tuple[int, float, float]:
     """(t, peak, drawdown): pass over the bars before `stop` on which a position without books is only held.
 
     Stops before the bar of the exit, which is then judged again and settled. ints are the state's; prices
-    (n,) the held asset's, USDT; since is the entry's bar. Nothing but arithmetic, so that it runs at a few
-    nanoseconds a bar.
+    (lead + n,) the held asset's, USDT; since is the entry's bar; marks (n,), or (0,) for none, take marked
+    equity. Nothing but arithmetic, so that it runs at a few nanoseconds a bar.
     """
     calm = Duress(False, 0, 0, 0.0, 0.0)
     run = position.adverse_run
     calmed = position.breaker_calmed
+    keep = marks.shape[0] > 0
     while t < stop:
         now = Position(
             position.entry_price, position.leverage, position.entry_spread, position.posture, calmed, run
         )
-        action, _, pnl_pct, _, _, _ = judge(p, now, t - since, prices[t], vel_div[t], v50[t] - v750[t], calm)
+        action, _, pnl_pct, _, _, _ = judge(
+            p, now, t - since, prices[lead + t], vel_div[t], v50[t] - v750[t], calm
+        )
         if action == ACTION_EXIT:
             break
         run = adverse_run(p, run, vel_div[t])
         calmed = False
-        peak, drawdown = deepest(capital + pnl_pct * notional, peak, drawdown)
+        equity = capital + pnl_pct * notional
+        if keep:
+            marks[t] = equity
+        peak, drawdown = deepest(equity, peak, drawdown)
         t += 1
     ints[ADVERSE_RUN] = run
     ints[ACB_FLAG] = 1 if calmed else 0
@@ -655,8 +722,10 @@ def hold_on(
 def run_period(
     p: StepParams,
     s: State,
+    excluded: BoolArray,
     m: Market,
     r: Rankings,
+    k: Picks,
     draws: FloatArray,
     rec: Recorder,
     totals: FloatArray,
@@ -664,129 +733,205 @@ def run_period(
     first_bar: int,
     bar_count: int,
     start: int,
-    work: Work,
 ) -> int:
     """Run bars from `start` on; returns the bar it stopped before: n, or less when records or draws ran out.
 
     Parameters
     ----------
-    p, s : parameters, and the state, moved on in place except its histories (`finish_period`)
-    m, r : the market and its rankings
+    p, s, excluded : parameters, assets never entered, and the state, moved on in place except its histories
+        (`finish_period`)
+    m, r, k : the market, its rankings, and what walks down them find
     draws : the random stream from its start
     rec, totals, counts : records and sums, carried from call to call
     first_bar, bar_count : bar_idx of bar 0 and the bars counted before it
     """
+    # Plain arrays in the loop: a named tuple of arrays is copied whole into every call that takes it.
     n = m.vel_div.shape[0]
-    out_f = work.out_f
-    out_i = work.out_i
-    ends = work.ends
-    no_books = books_at(m, 0)
+    lead = m.lead
+    dense = m.dense
+    vel_div, v50, v750 = m.vel_div, m.v50, m.v750
+    vol_ok, refusal, esof_mult, held_prices, first = m.vol_ok, m.refusal, m.esof_mult, m.held, m.first
+    has_books = m.has_books
+    change_bar = m.changes.bar
+    floats, ints = s.floats, s.ints
+    wins, trades, losses = s.bucket_wins, s.bucket_trades, s.last_losses
+    before = s.vel_divs
+    pick_row, pick_asset, pick_rank, pick_ranked, pick_ars = k.row_of, k.asset, k.rank, k.ranked, k.ars
+    picked = pick_row.shape[0] > 0 and dense and not has_books
+    actions, reasons, assets, marks = rec.action, rec.reason, rec.asset, rec.equity
+    out_f = np.zeros(len(OUT_FLOAT_NAMES))
+    out_i = np.zeros(len(OUT_INT_NAMES), np.int64)
+    ends = np.zeros(first.shape[0], np.int64)
+    no_books = EntryBooks(False, 0.0, 0.0, 0.0, 0.0)
+    calm = Duress(False, 0, 0, 0.0, 0.0)
     peak = totals[T_PEAK]
     drawdown = totals[T_DRAWDOWN]
-    codes = rec.level >= RECORD_CODES
-    every = rec.level == RECORD_ALL
+    level = rec.level
+    codes = level >= RECORD_CODES
+    every = level == RECORD_ALL
     capacity = rec.rows_f.shape[0]
     t = start
     while t < n:
-        if rec.level > RECORD_NONE and counts[C_ROWS] + 1 > capacity:
+        if level > RECORD_NONE and counts[C_ROWS] + 1 > capacity:
             break
-        if s.ints[DRAW_POSITION] >= draws.shape[0]:
+        if ints[DRAW_POSITION] >= draws.shape[0]:
             break
         change = counts[C_CHANGE]
-        if t == m.changes.bar[change]:
+        if t == change_bar[change]:
             if m.changes.new_day[change] and t > 0:
-                equity = s.floats[CAPITAL]
-                if s.ints[POSITION] != NONE:
-                    equity = marked(s, p.direction, m.held[s.ints[POSITION], t - 1])
+                equity = floats[CAPITAL]
+                if ints[POSITION] != NONE:
+                    equity = marked(floats, p.direction, held_prices[ints[POSITION], lead + t - 1])
                 close_day(s, equity, first_bar + t - 1, rec, counts)
             apply_change(s, m.changes, change)
             change += 1
             counts[C_CHANGE] = change
-        stop = m.changes.bar[change]
-        held = s.ints[POSITION]
+        stop = change_bar[change]
+        held = ints[POSITION]
         if held == NONE:
             begin = t
-            while t < stop:
-                if p.proxy_mode:
-                    proxy_update(s, m.instability[t], m.v750[t])
-                if every or is_signal(m.vel_div[t], p.threshold, p.direction):
-                    break
-                t += 1
+            if every or p.proxy_mode:
+                while t < stop:
+                    if p.proxy_mode:
+                        proxy_update(s, m.instability[t], v750[t])
+                    if every or is_signal(vel_div[t], p.threshold, p.direction):
+                        break
+                    t += 1
+            else:
+                t = next_signal(vel_div, t, stop, p.threshold, p.direction)
             if codes:
-                for k in range(begin, t):
-                    rec.action[k] = ACTION_NONE
-                    rec.reason[k] = NO_SIGNAL
-                    rec.asset[k] = NONE
-                    rec.equity[k] = s.floats[CAPITAL]
+                for i in range(begin, t):
+                    actions[i] = ACTION_NONE
+                    reasons[i] = NO_SIGNAL
+                    assets[i] = NONE
+                    marks[i] = floats[CAPITAL]
             if t == stop:
                 continue
             clear(out_f, out_i)
-            s.ints[BAR_COUNT] = bar_count + t + 1
-            ends_at(m, t, ends)
-            update_regime(p, s, m.vel_div[t])
-            row = r.row_of[t] if r.row_of.shape[0] > 0 else NONE
-            ranking = Ranking(NONE, s.order, s.actions, s.aligned, s.ars)
+            ints[BAR_COUNT] = bar_count + t + 1
+            ints[ACB_FLAG] = 0
+            update_regime(p, floats, vel_div[t])
+            row = pick_row[t] if picked else NONE
+            spread = v50[t] - v750[t]
+            trend = trend_at(before, vel_div, t, bar_count, p.trend_lookback)
             if row != NONE:
-                ranking = Ranking(r.n_ranked[row], r.order[row], r.actions[row], r.aligned[row], r.ars[row])
-            out_i[O_REASON] = try_entry(
-                p,
-                s,
-                first_bar + t,
-                m.vel_div[t],
-                m.v50[t] - m.v750[t],
-                trend_at(s, m, t, bar_count, p.trend_lookback),
-                m.vol_ok[t],
-                m.refusal[t],
-                m.esof_mult[t],
-                History(m.rows, ends, m.first),
-                m.stale[t],
-                books_at(m, t),
-                ranking,
-                out_f,
-                out_i,
-            )
-            s.ints[ACB_FLAG] = 0
+                _, confidence, _ = signal(vel_div[t], p.threshold, p.extreme, p.direction)
+                out_f[O_CONFIDENCE] = confidence
+                reason = entry_gate(p, floats, ints, first_bar + t, vol_ok[t], refusal[t])
+                if reason == REASON_NONE:
+                    asset = pick_asset[row]
+                    out_i[O_RANKED] = pick_ranked[row]
+                    reason = NO_ASSET
+                    if asset != NONE:
+                        out_i[O_RANK] = pick_rank[row]
+                        out_f[O_ARS] = pick_ars[row]
+                        end = lead + t + 1
+                        known = end - first[asset] > p.dc_lookback
+                        column = held_prices[asset]
+                        move = 0.0
+                        if known:
+                            move = change_bps(column, end, p.dc_lookback)
+                        reason = enter(
+                            p,
+                            floats,
+                            ints,
+                            wins,
+                            trades,
+                            losses,
+                            first_bar + t,
+                            asset,
+                            column[end - 1],
+                            known,
+                            move,
+                            vel_div[t],
+                            spread,
+                            trend,
+                            esof_mult[t],
+                            no_books,
+                            out_f,
+                            out_i,
+                        )
+                out_i[O_REASON] = reason
+            else:
+                ends_at(m, t, ends)
+                table = r.row_of[t] if r.row_of.shape[0] > 0 else NONE
+                ranking = Ranking(NONE, s.order, s.actions, s.aligned, s.ars)
+                if table != NONE:
+                    ranking = Ranking(
+                        r.n_ranked[table], r.order[table], r.actions[table], r.aligned[table], r.ars[table]
+                    )
+                out_i[O_REASON] = try_entry(
+                    p,
+                    s,
+                    excluded,
+                    first_bar + t,
+                    vel_div[t],
+                    spread,
+                    trend,
+                    vol_ok[t],
+                    refusal[t],
+                    esof_mult[t],
+                    History(m.rows, ends, first),
+                    m.stale[t],
+                    books_at(m, t),
+                    ranking,
+                    out_f,
+                    out_i,
+                )
             if codes:
-                rec.action[t] = out_i[O_ACTION]
-                rec.reason[t] = out_i[O_REASON]
-                rec.asset[t] = out_i[O_ASSET]
-                rec.equity[t] = s.floats[CAPITAL]
-            if every or (rec.level > RECORD_NONE and out_i[O_ACTION] == ACTION_ENTER):
-                keep_row(p, s, rec, counts, first_bar + t, bar_count + t + 1, m.vel_div[t], out_f, out_i)
+                actions[t] = out_i[O_ACTION]
+                reasons[t] = out_i[O_REASON]
+                assets[t] = out_i[O_ASSET]
+                marks[t] = floats[CAPITAL]
+            if every or (level > RECORD_NONE and out_i[O_ACTION] == ACTION_ENTER):
+                keep_row(p, s, rec, counts, first_bar + t, bar_count + t + 1, vel_div[t], out_f, out_i)
             t += 1
             continue
-        prices = m.held[held]
-        since = s.ints[ENTRY_BAR] - first_bar
-        if not codes and not m.has_books and not p.proxy_mode:
+        prices = held_prices[held]
+        since = ints[ENTRY_BAR] - first_bar
+        if not every and not has_books and not p.proxy_mode:
+            begin = t
             t, peak, drawdown = hold_on(
                 p,
-                position_of(s),
-                s.ints,
+                position_of(floats, ints),
+                ints,
                 prices,
-                m.vel_div,
-                m.v50,
-                m.v750,
-                s.floats[CAPITAL],
-                s.floats[NOTIONAL],
+                lead,
+                vel_div,
+                v50,
+                v750,
+                floats[CAPITAL],
+                floats[NOTIONAL],
                 since,
                 t,
                 stop,
                 peak,
                 drawdown,
+                marks,
             )
+            if codes:
+                for i in range(begin, t):
+                    actions[i] = ACTION_HOLD
+                    reasons[i] = REASON_NONE
+                    assets[i] = held
         while t < stop:
             if every and counts[C_ROWS] + 1 > capacity:
                 break
             if p.proxy_mode:
-                proxy_update(s, m.instability[t], m.v750[t])
-            books = books_at(m, t) if m.has_books else no_books
-            price = prices[t]
-            spread = m.v50[t] - m.v750[t]
+                proxy_update(s, m.instability[t], v750[t])
+            duress = calm
+            quality = 0.0
+            fill = 0.0
+            if has_books and m.books.present[t]:
+                duress = duress_of(books_at(m, t), held)
+                quality = m.books.depth_quality[t, held]
+                fill = m.books.fill_probability[t, held]
+            price = prices[lead + t]
             action, reason, pnl_pct, tp, sl, max_hold = judge(
-                p, position_of(s), t - since, price, m.vel_div[t], spread, duress_of(books, held)
+                p, position_of(floats, ints), t - since, price, vel_div[t], v50[t] - v750[t], duress
             )
-            s.ints[ADVERSE_RUN] = adverse_run(p, s.ints[ADVERSE_RUN], m.vel_div[t])
-            s.ints[ACB_FLAG] = 0
+            ints[ADVERSE_RUN] = adverse_run(p, ints[ADVERSE_RUN], vel_div[t])
+            ints[ACB_FLAG] = 0
             if action == ACTION_EXIT or every:
                 clear(out_f, out_i)
                 stale = m.stale[t, held]
@@ -794,19 +939,22 @@ def run_period(
                     held, t - since, price, stale, action, reason, pnl_pct, tp, sl, max_hold, out_f, out_i
                 )
             if action == ACTION_EXIT:
-                close_position(p, s, first_bar + t, held, price, reason, books, draws, out_f)
-                tally(p, s, price, out_f, totals, counts)
-                equity = s.floats[CAPITAL]
+                edge = ob_edge(p, ints, duress.present, quality, fill, draws)
+                close_position(
+                    p, floats, ints, wins, trades, losses, first_bar + t, price, reason, edge, out_f
+                )
+                tally(p, floats, price, out_f, totals, counts)
+                equity = floats[CAPITAL]
             else:
-                equity = marked(s, p.direction, price)
+                equity = marked(floats, p.direction, price)
             peak, drawdown = deepest(equity, peak, drawdown)
             if codes:
-                rec.action[t] = action
-                rec.reason[t] = reason
-                rec.asset[t] = held
-                rec.equity[t] = equity
-            if every or (rec.level > RECORD_NONE and action == ACTION_EXIT):
-                keep_row(p, s, rec, counts, first_bar + t, bar_count + t + 1, m.vel_div[t], out_f, out_i)
+                actions[t] = action
+                reasons[t] = reason
+                assets[t] = held
+                marks[t] = equity
+            if every or (level > RECORD_NONE and action == ACTION_EXIT):
+                keep_row(p, s, rec, counts, first_bar + t, bar_count + t + 1, vel_div[t], out_f, out_i)
             t += 1
             if action == ACTION_EXIT:
                 break
@@ -850,9 +998,9 @@ def finish_period(
         s.vel_divs[(bar_count + t) % VEL_DIV_KEPT] = m.vel_div[t]
     s.ints[BAR_COUNT] = bar_count + n
     s.ints[LAST_BAR] = first_bar + n - 1
-    update_regime(p, s, m.vel_div[n - 1])
+    update_regime(p, s.floats, m.vel_div[n - 1])
     equity: float = s.floats[CAPITAL]
     if s.ints[POSITION] != NONE:
-        equity = marked(s, p.direction, m.held[s.ints[POSITION], n - 1])
+        equity = marked(s.floats, p.direction, m.held[s.ints[POSITION], m.lead + n - 1])
     close_day(s, equity, first_bar + n - 1, rec, counts)
     return equity

@@ -204,7 +204,6 @@ class StepParams(NamedTuple):
     proxy_mode: bool
     fee_scale: float
     slippage_scale: float
-    excluded: BoolArray
 
 
 class Books(NamedTuple):
@@ -273,7 +272,6 @@ def absent_books(n_assets: int) -> Books:
 
 def step_params(params: ParameterSet, symbols: Sequence[str], options: EngineOptions) -> StepParams:
     """The kernel's form of a parameter set over a universe."""
-    excluded = np.array([params.exclude_stablecoins and s in STABLECOINS for s in symbols], dtype=np.bool_)
     return StepParams(
         direction=params.direction,
         threshold=params.vel_div_threshold,
@@ -315,8 +313,12 @@ def step_params(params: ParameterSet, symbols: Sequence[str], options: EngineOpt
         proxy_mode=options.proxy_mode == "proxy",
         fee_scale=options.fee_scale,
         slippage_scale=options.slippage_scale,
-        excluded=excluded,
     )
+
+
+def excluded_assets(params: ParameterSet, symbols: Sequence[str]) -> BoolArray:
+    """Which symbols of a universe the set never enters, bool (n_assets,)."""
+    return np.array([params.exclude_stablecoins and s in STABLECOINS for s in symbols], dtype=np.bool_)
 
 
 def new_state(n_assets: int, initial_capital: float) -> State:

@@ -19,7 +19,7 @@ from dolphin.alpha.exits import (
 )
 from dolphin.alpha.lanes import compose, dc_mult, market_ob, ob_signal, regime_size_mult
 from dolphin.alpha.selection import rank_assets, select_asset
-from dolphin.alpha.signal import change_bps, direction_confirmation, signal, signal_ratio
+from dolphin.alpha.signal import change_bps, confirmation, signal, signal_ratio
 from dolphin.alpha.sizing import STREAK_TRADES, cube, sizing
 from dolphin.domain.bar import BoolArray, FloatArray, IntArray
 from dolphin.domain.codes import (
@@ -179,10 +179,10 @@ def append_prices(s: State, prices: FloatArray) -> None:
 
 
 @kernel
-def update_regime(p: StepParams, s: State, vel_div: float) -> None:
+def update_regime(p: StepParams, floats: FloatArray, vel_div: float) -> None:
     """The circuit-breaker lane of a bar with this vel_div (1/s)."""
     ratio = signal_ratio(vel_div, p.threshold, p.extreme)
-    s.floats[REGIME] = regime_size_mult(s.floats[BOOST], s.floats[BETA], cube(ratio, 3.0), s.floats[MC_SCALE])
+    floats[REGIME] = regime_size_mult(floats[BOOST], floats[BETA], cube(ratio, 3.0), floats[MC_SCALE])
 
 
 @kernel
@@ -245,29 +245,38 @@ def vel_div_trend(s: State, lookback: int) -> float:
 
 
 @kernel
-def recent_results(s: State) -> tuple[int, int]:
-    """(losses, trades) among the last five closed trades."""
-    trades = s.ints[RESULTS]
+def recent_results(ints: IntArray, last_losses: IntArray) -> tuple[int, int]:
+    """(losses, trades) among the last five closed trades; both arrays are the state's."""
+    trades = ints[RESULTS]
     if trades > STREAK_TRADES:
         trades = STREAK_TRADES
     losses = 0
     for i in range(trades):
-        losses += s.last_losses[i]
+        losses += last_losses[i]
     return losses, trades
 
 
 @kernel
-def ob_edge(p: StepParams, s: State, books: Books, asset: int, draws: FloatArray) -> float:
-    """Layer 4's edge of one exit, a fraction of the notional; without books one draw decides."""
+def ob_edge(
+    p: StepParams,
+    ints: IntArray,
+    books: bool,
+    depth_quality: float,
+    fill_probability: float,
+    draws: FloatArray,
+) -> float:
+    """Layer 4's edge of one exit, a fraction of the notional; without books one draw decides.
+
+    ints are the state's; depth_quality and fill_probability those of the held asset's book.
+    """
     if not p.use_ob_edge:
         return 0.0
-    if books.present:
-        if books.depth_quality[asset] > 0.5:
-            edge: float = books.fill_probability[asset] * p.ob_edge_bps * 1e-4
-            return edge
+    if books:
+        if depth_quality > 0.5:
+            return fill_probability * p.ob_edge_bps * 1e-4
         return 0.0
-    draw: float = draws[s.ints[DRAW_POSITION]]
-    s.ints[DRAW_POSITION] += 1
+    draw: float = draws[ints[DRAW_POSITION]]
+    ints[DRAW_POSITION] += 1
     if draw < p.ob_confirm_rate:
         return p.ob_edge_bps * 1e-4
     return 0.0
@@ -295,15 +304,15 @@ class Duress(NamedTuple):
 
 
 @kernel
-def position_of(s: State) -> Position:
-    """The open position as `judge` takes it."""
+def position_of(floats: FloatArray, ints: IntArray) -> Position:
+    """The open position as `judge` takes it; both arrays are the state's."""
     return Position(
-        s.floats[ENTRY_PRICE],
-        s.floats[LEVERAGE],
-        s.floats[ENTRY_SPREAD],
-        s.ints[POSTURE],
-        s.ints[ACB_FLAG] == 1,
-        s.ints[ADVERSE_RUN],
+        floats[ENTRY_PRICE],
+        floats[LEVERAGE],
+        floats[ENTRY_SPREAD],
+        ints[POSTURE],
+        ints[ACB_FLAG] == 1,
+        ints[ADVERSE_RUN],
     )
 
 
@@ -365,23 +374,27 @@ def judge(
 @kernel
 def close_position(
     p: StepParams,
-    s: State,
+    floats: FloatArray,
+    ints: IntArray,
+    bucket_wins: IntArray,
+    bucket_trades: IntArray,
+    last_losses: IntArray,
     bar_idx: int,
-    asset: int,
     price: float,
     reason: int,
-    books: Books,
-    draws: FloatArray,
+    edge: float,
     out_f: FloatArray,
 ) -> None:
-    """Settle the open position at a scan price (USDT) and book the result; fills the money of out_f."""
-    edge = ob_edge(p, s, books, asset, draws)
+    """Settle the open position at a scan price (USDT) and book the result; fills the money of out_f.
+
+    floats to last_losses are the state's; edge is the order book's, a fraction of the notional.
+    """
     exit_price, entry_fee, exit_fee, gross, net = costs(
         p.direction,
-        s.floats[ENTRY_PRICE],
+        floats[ENTRY_PRICE],
         price,
         reason,
-        s.floats[NOTIONAL],
+        floats[NOTIONAL],
         p.maker_entry,
         p.maker_exit,
         p.use_fees,
@@ -396,17 +409,17 @@ def close_position(
     out_f[O_ENTRY_FEE] = entry_fee
     out_f[O_EXIT_FEE] = exit_fee
     out_f[O_OB_EDGE] = edge
-    s.floats[CAPITAL] = s.floats[CAPITAL] + net
-    bucket = s.ints[BUCKET]
-    s.bucket_trades[bucket] += 1
+    floats[CAPITAL] = floats[CAPITAL] + net
+    bucket = ints[BUCKET]
+    bucket_trades[bucket] += 1
     if net > 0.0:
-        s.bucket_wins[bucket] += 1
-    s.last_losses[s.ints[RESULTS] % STREAK_TRADES] = 0 if net > 0.0 else 1
-    s.ints[RESULTS] += 1
-    s.ints[TRADES] += 1
-    s.ints[DAY_TRADES] += 1
-    s.ints[POSITION] = NONE
-    s.ints[LAST_EXIT_BAR] = bar_idx
+        bucket_wins[bucket] += 1
+    last_losses[ints[RESULTS] % STREAK_TRADES] = 0 if net > 0.0 else 1
+    ints[RESULTS] += 1
+    ints[TRADES] += 1
+    ints[DAY_TRADES] += 1
+    ints[POSITION] = NONE
+    ints[LAST_EXIT_BAR] = bar_idx
 
 
 @kernel
@@ -427,12 +440,27 @@ def manage_position(
     asset = s.ints[POSITION]
     bars_held = bar_idx - s.ints[ENTRY_BAR]
     action, reason, pnl_pct, tp, sl, max_hold = judge(
-        p, position_of(s), bars_held, price, vel_div, spread, duress_of(books, asset)
+        p, position_of(s.floats, s.ints), bars_held, price, vel_div, spread, duress_of(books, asset)
     )
     s.ints[ADVERSE_RUN] = adverse_run(p, s.ints[ADVERSE_RUN], vel_div)
     note_judgement(asset, bars_held, price, stale, action, reason, pnl_pct, tp, sl, max_hold, out_f, out_i)
     if action == ACTION_EXIT:
-        close_position(p, s, bar_idx, asset, price, reason, books, draws, out_f)
+        quality = books.depth_quality[asset] if books.present else 0.0
+        fill = books.fill_probability[asset] if books.present else 0.0
+        edge = ob_edge(p, s.ints, books.present, quality, fill, draws)
+        close_position(
+            p,
+            s.floats,
+            s.ints,
+            s.bucket_wins,
+            s.bucket_trades,
+            s.last_losses,
+            bar_idx,
+            price,
+            reason,
+            edge,
+            out_f,
+        )
 
 
 @kernel
@@ -465,21 +493,23 @@ def note_judgement(
 
 
 @kernel
-def entry_gate(p: StepParams, s: State, bar_idx: int, vol_ok: bool, refusal: int) -> int:
+def entry_gate(
+    p: StepParams, floats: FloatArray, ints: IntArray, bar_idx: int, vol_ok: bool, refusal: int
+) -> int:
     """Reason code of the first gate that is shut for a bar with a signal, or REASON_NONE."""
-    if bar_idx <= s.ints[LAST_EXIT_BAR]:
+    if bar_idx <= ints[LAST_EXIT_BAR]:
         return JUST_EXITED
-    if s.ints[RED_HALT] == 1:
+    if ints[RED_HALT] == 1:
         return DAY_HALT
-    if s.ints[POSTURE] > STALKER:
+    if ints[POSTURE] > STALKER:
         return POSTURE_HALT
-    if s.ints[BAR_COUNT] < p.lookback:
+    if ints[BAR_COUNT] < p.lookback:
         return WARMING_UP
     if not vol_ok:
         return VOL_GATE
     if refusal != REASON_NONE:
         return refusal
-    if s.floats[CAPITAL] <= 0.0:
+    if floats[CAPITAL] <= 0.0:
         return NO_CAPITAL
     return REASON_NONE
 
@@ -488,6 +518,7 @@ def entry_gate(p: StepParams, s: State, bar_idx: int, vol_ok: bool, refusal: int
 def choose_asset(
     p: StepParams,
     s: State,
+    excluded: BoolArray,
     history: History,
     stale: BoolArray,
     books: Books,
@@ -524,7 +555,7 @@ def choose_asset(
         ranking.aligned,
         count,
         p.min_alignment,
-        p.excluded,
+        excluded,
         stale,
         books.present,
         books.depth_quality,
@@ -538,10 +569,143 @@ def choose_asset(
     return chosen
 
 
+class EntryBooks(NamedTuple):
+    """What an entry needs of the order books; see `Books`."""
+
+    present: bool
+    median_imbalance: float
+    agreement: float
+    imbalance_ma5: float  # of the chosen asset, as the next one
+    persistence: float
+
+
+@kernel
+def entry_books(books: Books, asset: int) -> EntryBooks:
+    """The books' say on a chosen asset."""
+    if not books.present:
+        return EntryBooks(False, 0.0, 0.0, 0.0, 0.0)
+    return EntryBooks(
+        True,
+        books.median_imbalance,
+        books.agreement,
+        books.imbalance_ma5[asset],
+        books.persistence[asset],
+    )
+
+
+@kernel
+def enter(
+    p: StepParams,
+    floats: FloatArray,
+    ints: IntArray,
+    bucket_wins: IntArray,
+    bucket_trades: IntArray,
+    last_losses: IntArray,
+    bar_idx: int,
+    asset: int,
+    price: float,
+    known: bool,
+    change: float,
+    vel_div: float,
+    spread: float,
+    trend: float,
+    esof_mult: float,
+    books: EntryBooks,
+    out_f: FloatArray,
+    out_i: IntArray,
+) -> int:
+    """Open a position in a chosen asset if its own price and book agree; the reason code of what happened.
+
+    floats to last_losses are the state's; price is the asset's last, USDT; change is the one over the
+    confirmation's lookback, basis points, where there are prices enough (`known`); vel_div, spread and trend
+    as in `try_entry`. out_f holds the signal's confidence.
+    """
+    out_i[O_ASSET] = asset
+    status = DC_NEUTRAL
+    if p.use_dc and known:
+        status = confirmation(change, p.dc_min_bps, p.direction)
+        out_f[O_DC_CHANGE] = change
+    out_i[O_DC_STATUS] = status
+    if status == DC_CONTRADICT and p.dc_skip:
+        return DC_REFUSED
+    if books.present:
+        skip, confidence = ob_signal(out_f[O_CONFIDENCE], books.imbalance_ma5, books.persistence, p.direction)
+        out_f[O_CONFIDENCE] = confidence
+        if skip:
+            return OB_REFUSED
+    losses, results = recent_results(ints, last_losses)
+    strength, base, bucket, boost, streak, trend_factor, fraction = sizing(
+        vel_div,
+        p.threshold,
+        p.extreme,
+        p.direction,
+        p.min_leverage,
+        p.max_leverage,
+        p.convexity,
+        p.fraction,
+        p.use_layers,
+        p.use_dynamic_leverage,
+        trend,
+        bucket_wins,
+        bucket_trades,
+        losses,
+        results,
+    )
+    dc = dc_mult(status, p.dc_boost, p.dc_reduce)
+    market = 1.0
+    if books.present:
+        market = market_ob(books.median_imbalance, books.agreement, p.direction)
+    regime = floats[REGIME]
+    raw, cap, leverage, bound = compose(
+        base,
+        dc,
+        regime,
+        market,
+        esof_mult,
+        ints[POSTURE],
+        p.max_leverage,
+        p.abs_max_leverage,
+        p.min_leverage,
+    )
+    notional = floats[CAPITAL] * fraction * leverage
+    if p.proxy_mode:
+        notional = notional * floats[PROXY_SCALE]
+    ints[POSITION] = asset
+    ints[ENTRY_BAR] = bar_idx
+    ints[BUCKET] = bucket
+    ints[BOUND] = bound
+    ints[ADVERSE_RUN] = 0
+    floats[ENTRY_PRICE] = price
+    floats[NOTIONAL] = notional
+    floats[LEVERAGE] = leverage
+    floats[FRACTION] = fraction
+    floats[LANE_BASE] = base
+    floats[LANE_DC] = dc
+    floats[LANE_REGIME] = regime
+    floats[LANE_OB] = market
+    floats[LANE_ESOF] = esof_mult
+    floats[RAW] = raw
+    floats[CAP] = cap
+    floats[ENTRY_VEL_DIV] = vel_div
+    floats[ENTRY_SPREAD] = spread
+    out_i[O_ACTION] = ACTION_ENTER
+    out_i[O_MAX_HOLD] = p.max_hold
+    out_f[O_PRICE] = price
+    out_f[O_SCAN_PRICE] = price
+    out_f[O_TP] = p.tp
+    out_f[O_SL] = p.sl
+    out_f[O_STRENGTH] = strength
+    out_f[O_BUCKET_BOOST] = boost
+    out_f[O_STREAK] = streak
+    out_f[O_TREND] = trend_factor
+    return SIGNAL
+
+
 @kernel
 def try_entry(
     p: StepParams,
     s: State,
+    excluded: BoolArray,
     bar_idx: int,
     vel_div: float,
     spread: float,
@@ -564,97 +728,37 @@ def try_entry(
     if not valid:
         return NO_SIGNAL
     out_f[O_CONFIDENCE] = confidence
-    gate = entry_gate(p, s, bar_idx, vol_ok, refusal)
+    gate = entry_gate(p, s.floats, s.ints, bar_idx, vol_ok, refusal)
     if gate != REASON_NONE:
         return gate
-    asset = choose_asset(p, s, history, stale, books, ranking, out_f, out_i)
+    asset = choose_asset(p, s, excluded, history, stale, books, ranking, out_f, out_i)
     if asset == NONE:
         return NO_ASSET
-    out_i[O_ASSET] = asset
-    n = history.ends[asset] - history.first[asset]
-    row = history.prices[history.first[asset] : history.ends[asset], asset]
-    status = DC_NEUTRAL
-    if p.use_dc:
-        status = direction_confirmation(row, n, p.dc_lookback, p.dc_min_bps, p.direction)
-        if n > p.dc_lookback:
-            out_f[O_DC_CHANGE] = change_bps(row, n, p.dc_lookback)
-    out_i[O_DC_STATUS] = status
-    if status == DC_CONTRADICT and p.dc_skip:
-        return DC_REFUSED
-    if books.present:
-        skip, confidence = ob_signal(
-            confidence, books.imbalance_ma5[asset], books.persistence[asset], p.direction
-        )
-        out_f[O_CONFIDENCE] = confidence
-        if skip:
-            return OB_REFUSED
-    losses, results = recent_results(s)
-    strength, base, bucket, boost, streak, trend_factor, fraction = sizing(
-        vel_div,
-        p.threshold,
-        p.extreme,
-        p.direction,
-        p.min_leverage,
-        p.max_leverage,
-        p.convexity,
-        p.fraction,
-        p.use_layers,
-        p.use_dynamic_leverage,
-        trend,
+    end = history.ends[asset]
+    known = end - history.first[asset] > p.dc_lookback
+    change = 0.0
+    if known:
+        change = change_bps(history.prices[:, asset], end, p.dc_lookback)
+    return enter(
+        p,
+        s.floats,
+        s.ints,
         s.bucket_wins,
         s.bucket_trades,
-        losses,
-        results,
-    )
-    dc = dc_mult(status, p.dc_boost, p.dc_reduce)
-    market = 1.0
-    if books.present:
-        market = market_ob(books.median_imbalance, books.agreement, p.direction)
-    regime = s.floats[REGIME]
-    raw, cap, leverage, bound = compose(
-        base,
-        dc,
-        regime,
-        market,
+        s.last_losses,
+        bar_idx,
+        asset,
+        history.prices[end - 1, asset],
+        known,
+        change,
+        vel_div,
+        spread,
+        trend,
         esof_mult,
-        s.ints[POSTURE],
-        p.max_leverage,
-        p.abs_max_leverage,
-        p.min_leverage,
+        entry_books(books, asset),
+        out_f,
+        out_i,
     )
-    notional = s.floats[CAPITAL] * fraction * leverage
-    if p.proxy_mode:
-        notional = notional * s.floats[PROXY_SCALE]
-    price = row[n - 1]
-    s.ints[POSITION] = asset
-    s.ints[ENTRY_BAR] = bar_idx
-    s.ints[BUCKET] = bucket
-    s.ints[BOUND] = bound
-    s.ints[ADVERSE_RUN] = 0
-    s.floats[ENTRY_PRICE] = price
-    s.floats[NOTIONAL] = notional
-    s.floats[LEVERAGE] = leverage
-    s.floats[FRACTION] = fraction
-    s.floats[LANE_BASE] = base
-    s.floats[LANE_DC] = dc
-    s.floats[LANE_REGIME] = regime
-    s.floats[LANE_OB] = market
-    s.floats[LANE_ESOF] = esof_mult
-    s.floats[RAW] = raw
-    s.floats[CAP] = cap
-    s.floats[ENTRY_VEL_DIV] = vel_div
-    s.floats[ENTRY_SPREAD] = spread
-    out_i[O_ACTION] = ACTION_ENTER
-    out_i[O_MAX_HOLD] = p.max_hold
-    out_f[O_PRICE] = price
-    out_f[O_SCAN_PRICE] = price
-    out_f[O_TP] = p.tp
-    out_f[O_SL] = p.sl
-    out_f[O_STRENGTH] = strength
-    out_f[O_BUCKET_BOOST] = boost
-    out_f[O_STREAK] = streak
-    out_f[O_TREND] = trend_factor
-    return SIGNAL
 
 
 @kernel
@@ -671,6 +775,7 @@ def clear(out_f: FloatArray, out_i: IntArray) -> None:
 def step(
     p: StepParams,
     s: State,
+    excluded: BoolArray,
     bar_idx: int,
     bar: BarInput,
     books: Books,
@@ -680,12 +785,12 @@ def step(
 ) -> None:
     """One bar: moves the state on in place and fills the records out_f and out_i.
 
-    draws holds the stream RandomState(seed).random_sample() from its start, longer than the position in the
-    state.
+    excluded (n_assets,) marks assets that are never entered; draws holds the stream
+    RandomState(seed).random_sample() from its start, longer than the position in the state.
     """
     clear(out_f, out_i)
     append_prices(s, bar.prices)
-    update_regime(p, s, bar.vel_div)
+    update_regime(p, s.floats, bar.vel_div)
     s.vel_divs[s.ints[BAR_COUNT] % VEL_DIV_KEPT] = bar.vel_div
     s.ints[BAR_COUNT] += 1
     s.ints[LAST_BAR] = bar_idx
@@ -699,6 +804,7 @@ def step(
         out_i[O_REASON] = try_entry(
             p,
             s,
+            excluded,
             bar_idx,
             bar.vel_div,
             spread,

@@ -49,7 +49,6 @@ def test_every_parameter_reaches_its_own_slot() -> None:
         "dc_leverage_reduce": "dc_reduce",
         "use_asset_selection": "use_selection",
         "min_irp_alignment": "min_alignment",
-        "exclude_stablecoins": "excluded",
         "use_sp_fees": "use_fees",
         "use_sp_slippage": "use_slippage",
         "sp_maker_entry_rate": "maker_entry",
@@ -77,21 +76,21 @@ def test_every_parameter_reaches_its_own_slot() -> None:
             field for field in base._fields if not np.array_equal(getattr(base, field), getattr(moved, field))
         ]
         assert differing == [slot], name
-        if slot != "excluded":
-            assert getattr(moved, slot) == other
+        assert getattr(moved, slot) == other
 
 
 def test_options_reach_their_slots() -> None:
     options = st.EngineOptions(
         irp_steps="relative", vd_enabled=True, tf_enabled=True, tf_exhaust_ratio=0.1, tf_flip_ratio=0.2,
-        proxy_mode="proxy",
+        proxy_mode="proxy", fee_scale=2.0, slippage_scale=3.0,
     )  # fmt: skip
     p = st.step_params(GOLD, ["USDCUSDT", "BTCUSDT"], options)
     assert (p.relative_irp, p.vd_enabled, p.tf_enabled, p.proxy_mode) == (True, True, True, True)
     assert (p.tf_exhaust_ratio, p.tf_flip_ratio) == (0.1, 0.2)
+    assert (p.fee_scale, p.slippage_scale) == (2.0, 3.0)
     assert p.btc == 1
-    assert p.excluded.tolist() == [True, False]
-    assert st.step_params(CHAMPION, ["USDCUSDT"], options).excluded.tolist() == [False]
+    assert st.excluded_assets(GOLD, ["USDCUSDT", "BTCUSDT"]).tolist() == [True, False]
+    assert st.excluded_assets(CHAMPION, ["USDCUSDT"]).tolist() == [False]
     assert st.step_params(GOLD, ["ETHUSDT"], options).btc == st.NONE
 
 

@@ -84,7 +84,7 @@ def test_the_last_five_results(results: str) -> None:
     for i, word in enumerate(results):
         s.last_losses[i % 5] = 1 if word == "L" else 0
     s.ints[st.RESULTS] = len(results)
-    assert k.recent_results(s) == (results[-5:].count("L"), len(results[-5:]))
+    assert k.recent_results(s.ints, s.last_losses) == (results[-5:].count("L"), len(results[-5:]))
 
 
 def books(quality: float = 1.0, **changes: object) -> st.Books:
@@ -102,7 +102,8 @@ def books(quality: float = 1.0, **changes: object) -> st.Books:
 def edge(params: ParameterSet, wired: st.Books, draws: Sequence[float]) -> tuple[float, int]:
     s = st.new_state(2, 1.0)
     p = st.step_params(params, ["BTCUSDT", "ETHUSDT"], OPTIONS)
-    got = k.ob_edge(p, s, wired, 1, np.array(draws))
+    quality, fill = (wired.depth_quality[1], wired.fill_probability[1]) if wired.present else (0.0, 0.0)
+    got = k.ob_edge(p, s.ints, wired.present, quality, fill, np.array(draws))
     return got, int(s.ints[st.DRAW_POSITION])
 
 
@@ -133,7 +134,7 @@ def gate(bar_idx: int = 150, **changes: object) -> int:
             s.ints[getattr(st, name)] = value
     moment = bar(**given)  # type: ignore[arg-type]
     p = st.step_params(CHAMPION, ["BTCUSDT", "ETHUSDT"], OPTIONS)
-    return k.entry_gate(p, s, bar_idx, moment.vol_ok, moment.refusal)
+    return k.entry_gate(p, s.floats, s.ints, bar_idx, moment.vol_ok, moment.refusal)
 
 
 #: What shuts each gate, in the order of the gates.
@@ -180,6 +181,7 @@ def chosen(params: ParameterSet, symbols: list[str], stale: Sequence[bool], leng
     return k.choose_asset(
         st.step_params(params, symbols, OPTIONS),
         s,
+        st.excluded_assets(params, symbols),
         st.History(s.prices, s.n_prices, s.first),
         np.array(stale),
         st.absent_books(len(symbols)),
@@ -213,7 +215,7 @@ def test_an_adverse_turn_is_three_bars_in_a_row_beyond_the_level(params: Paramet
     reasons = []
     for i, size in enumerate([beyond, beyond, 0.02, beyond, beyond, beyond], start=1):
         moment = bar(sign * size, n=1)._replace(prices=np.array([100.0]))
-        k.step(p, s, i, moment, st.absent_books(1), np.array([0.9]), out_f, out_i)
+        k.step(p, s, np.zeros(1, np.bool_), i, moment, st.absent_books(1), np.array([0.9]), out_f, out_i)
         reasons.append(codes.REASONS[out_i[k.O_REASON]])
     assert reasons == ["NONE"] * 5 + ["VD_ADVERSE_TURN"]
 
