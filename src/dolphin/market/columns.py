@@ -1,6 +1,6 @@
 """A scan cache as arrays over many days, mapped from disk: what a whole-period engine reads.
 
-Entry points: `Columns.open`, `Columns.slice`.
+Entry points: `Columns.open`, `Columns.slice`, `period_inputs`.
 
 Beside the days, in `scan_cache/.columns/<universe id>/`, lies one raw file per column over all days of the
 manifest, in their order. A day is checked as a backtest checks it, then its rows are put at their place; from
@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -38,6 +38,9 @@ from dolphin.domain.errors import DataError, StoreError, nearest, plural
 from dolphin.market.cache_format import put_bytes
 from dolphin.market.feed import Gap, note_of_gaps
 from dolphin.market.scan_cache import OTHER_CONTENT, CacheReader
+
+if TYPE_CHECKING:
+    from dolphin.engine.period import PeriodInputs
 
 FOLDER = ".columns"
 INDEX = "index.json"
@@ -192,6 +195,25 @@ class Columns:
             stale=self.stale[rows],
             **{name: getattr(self, name)[rows] for name in _SERIES},
         )
+
+
+def period_inputs(columns: Columns) -> PeriodInputs:
+    """What the whole-period engine takes of these days, as views; whatever is not in a cache stays neutral.
+
+    Raises DataError where a velocity is not finite.
+    """
+    from dolphin.engine.period import PeriodInputs
+
+    return PeriodInputs(
+        symbols=columns.symbols,
+        timestamp_ns=columns.timestamp_ns,
+        prices=columns.prices,
+        vel_div=columns.vel_div,
+        v50_velocity=columns.v50,
+        v750_velocity=columns.v750,
+        instability_50=columns.instability_50,
+        stale=columns.stale,
+    )
 
 
 class _MemoryOnlyError(Exception):

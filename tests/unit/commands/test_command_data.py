@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import shutil
 import signal
 import sqlite3
@@ -186,6 +187,31 @@ def test_build_tells_what_it_made(baseline: Baseline) -> None:
     assert {name.split("/")[0] for name in tree(Path())} == {"cache"}
 
 
+def test_build_on_two_processes_makes_the_same_files(baseline: Baseline) -> None:
+    assert build(baseline.panel, out="one").code == 0
+    told = build(baseline.panel, "--jobs", "2", out="two")
+    assert (told.code, told.json["jobs"], told.json["scans"]) == (0, 2, 349)
+    assert tree(Path("one")) == tree(Path("two"))
+
+
+def test_build_tells_what_it_will_take_first(baseline: Baseline) -> None:
+    words = ("--feed", "recorded", baseline.panel, "--out", "cache", "--jobs", "1")
+    told = invoke("data", "build", *words)
+    (line,) = (line for line in told.err.splitlines() if line.startswith("plan: "))
+    size, time = re.escape("plan: 1,100 bars, 2 days, 349 scans; 1 of "), r"\(measured\): about \d+ s; disk"
+    assert re.match(rf"{size}\d+ cores? at [\d,]+ scans/s {time}", line), line
+    again = invoke("data", "build", *words)
+    assert "349 scans (349 there)" in again.err
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "many", "1.5"])
+def test_build_with_no_processes_is_refused(baseline: Baseline, jobs: str) -> None:
+    told = build(baseline.panel, f"--jobs={jobs}")
+    assert told.code == 2
+    assert f"{jobs!r} is no number of processes, expected 1 or more" in told.error
+    assert not Path("cache").exists()
+
+
 def test_build_again_goes_on_and_changes_nothing(baseline: Baseline) -> None:
     assert build(baseline.panel).code == 0
     before = tree(Path("cache"))
@@ -342,6 +368,7 @@ def test_a_partial_cache_as_a_feed_names_a_way_out_that_is_there(baseline: Basel
     [
         (("--scans", "x", "--seed", "3"), "--scans compacts stored scans, it takes no --seed"),
         (("--scans", "x", "--feed", "recorded"), "it takes no --feed; leave it out"),
+        (("--scans", "x", "--jobs", "2"), "it takes no --jobs; leave it out"),
         (("--scans", "x", "prices.parquet"), "it takes no prices.parquet; leave it out"),
         (("--ended",), "--ended is for stored scans: give their folder with --scans"),
     ],

@@ -18,7 +18,7 @@ from test_scan_cache import INTERVAL, SYMBOLS, T0, build, day_of_scans, make_sca
 
 from dolphin.domain.clock import NS_PER_DAY
 from dolphin.domain.errors import DataError
-from dolphin.market.columns import Columns
+from dolphin.market.columns import Columns, period_inputs
 from dolphin.market.scan_cache import CacheReader, PartialDayError
 
 DAYS = ("2026-01-05", "2026-01-06", "2026-01-07")
@@ -125,6 +125,26 @@ def test_slices_are_views(cache):
         DataError, match="no day between 2027-01-01 and None; there are 2026-01-05 to 2026-01-07"
     ):
         whole.slice("2027-01-01")
+
+
+def test_the_period_engine_gets_views_of_the_days(cache):
+    columns = Columns.open(CacheReader(cache)).slice(DAYS[1], DAYS[2])
+    inputs = period_inputs(columns)
+    names = {"v50_velocity": "v50", "v750_velocity": "v750"}
+    for name in (
+        "timestamp_ns",
+        "prices",
+        "vel_div",
+        "v50_velocity",
+        "v750_velocity",
+        "instability_50",
+        "stale",
+    ):
+        mine = getattr(columns, names.get(name, name))
+        assert np.shares_memory(getattr(inputs, name), mine)
+        assert getattr(inputs, name).tobytes() == mine.tobytes()
+    assert inputs.symbols == SYMBOLS
+    assert (inputs.vol_ok, inputs.posture, inputs.books) == (None, None, None)
 
 
 def test_later_days_are_appended_to_the_same_files(tmp_path):
@@ -313,7 +333,7 @@ def test_a_disk_that_is_full_falls_back_to_memory(cache, monkeypatch):
 
 OPEN = """
 import hashlib, os, signal, sys
-from dolphin.market.columns import Columns
+from dolphin.market.columns import Columns, period_inputs
 from dolphin.market.scan_cache import CacheReader
 root, kill = sys.argv[1], int(sys.argv[2])
 real, calls = os.{call}, 0
