@@ -117,8 +117,9 @@ class Artefact:
         Raises DataError for a configuration without a place in the table.
         """
         x = np.array([coordinates(assessed(params, boost), self.rows)])
-        probability = float(self.models["classifier"].predict_proba(x)[0, 1])
-        decision = float(self.models["envelope"].decision_function(x[:, :-1])[0])
+        with library("threadpoolctl").threadpool_limits(limits=1):
+            probability = float(self.models["classifier"].predict_proba(x)[0, 1])
+            decision = float(self.models["envelope"].decision_function(x[:, :-1])[0])
         return probability, decision / float(self.manifest["envelope_scale"])
 
 

@@ -337,6 +337,7 @@ def _metrics(
         "base_rate_held_out": float(truth.mean()),
         "good_teaching": int((fine & ~held).sum()),
         "good_held_out": int((fine & held).sum()),
+        "good_inside_held_out": float((score[fine & held] > 0.0).mean()),
         "auc_held_out": float(metrics.roc_auc_score(truth, said)),
         "brier_held_out": float(metrics.brier_score_loss(truth, said)),
         "brier_of_the_teaching_rate": float(np.mean((truth - taught_rate) ** 2)),

@@ -15,7 +15,7 @@ from dolphin.research.forewarner.artefact import save
 from dolphin.research.forewarner.markets import Record
 from dolphin.research.forewarner.train import Trained, TrainSettings, train
 
-SETTINGS = TrainSettings(n_trials=256, days_per_trial=8, seed=1, vol_threshold=VOL_THRESHOLD)
+SETTINGS = TrainSettings(n_trials=512, days_per_trial=8, seed=1, vol_threshold=VOL_THRESHOLD)
 
 
 @pytest.fixture(scope="session")
