@@ -232,11 +232,17 @@ def test_the_plain_period_kernel_gives_the_same_bits() -> None:
 def test_threads_and_company_change_nothing() -> None:
     inputs = inputs_of(21, Spec(n_bars=900, n_assets=6, events=True))
     rng = np.random.default_rng(5)
-    bindings = [draw_binding(rng)[:2] for _ in range(40)]
+    drawn = [draw_binding(rng)[:2] for _ in range(30)]
+    same_walk = {"min_irp_alignment": 0.2, "exclude_stablecoins": True}
+    bindings = drawn + [(params.with_values(same_walk), options) for params, options in drawn]
     alone = PeriodRunner(inputs).run_many(bindings, threads=1)
     together = PeriodRunner(inputs).run_many(bindings[::-1], threads=4)
     assert alone.totals.tobytes() == together.totals[::-1].tobytes()
     assert alone.daily_equity.tobytes() == together.daily_equity[::-1].tobytes()
+    for k, (params, options) in enumerate(bindings):
+        fresh = PeriodRunner(inputs).run(params, options)
+        assert fresh.daily_equity.tobytes() == alone.daily_equity[k].tobytes(), k
+        assert tuple(alone.totals[k]) == tuple(getattr(fresh.totals, n) for n in alone.totals.dtype.names), k
 
 
 if os.environ.get("DOLPHIN_KERNELS") == "plain":

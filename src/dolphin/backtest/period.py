@@ -453,7 +453,9 @@ class PeriodRunner:
         ars = np.zeros(n)
         excluded = st.excluded_assets(params, self.inputs.symbols)
         self._pick(self.market, table.rankings, table.bars, params.min_irp_alignment, excluded, *small, ars)
-        return Picks(table.rankings.row_of, small[0], small[1], small[2], ars)
+        row_from = np.searchsorted(table.bars, np.arange(self.n_bars))
+        vel_div = self.market.vel_div[table.bars]
+        return Picks(table.threshold, table.bars, vel_div, row_from, small[0], small[1], small[2], ars)
 
     def _stream(self, seed: int, at_least: int) -> FloatArray:
         with self._lock:

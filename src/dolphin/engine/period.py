@@ -288,9 +288,15 @@ class Rankings(NamedTuple):
 
 
 class Picks(NamedTuple):
-    """What a walk down those rankings finds for one alignment gate and one list of excluded symbols."""
+    """What a walk down those rankings finds for one alignment gate and one list of excluded symbols.
 
-    row_of: IntArray  # (n,), or (0,) for none at all; NONE where a bar is not in the table
+    The table has every bar beyond `threshold` whose volatility gate is open.
+    """
+
+    threshold: float
+    bars: IntArray  # (k,), rising
+    vel_div: FloatArray  # (k,), theirs, 1/s
+    row_from: IntArray  # (n,), the first row whose bar is not before t, k for none; or (0,) for no table
     asset: SmallIntArray  # (k,), NONE for no survivor
     rank: SmallIntArray
     ranked: SmallIntArray
@@ -321,7 +327,7 @@ def no_rankings(n_assets: int) -> Rankings:
 def no_picks() -> Picks:
     """No table: every ranking is walked down when it is needed."""
     none, small = np.zeros(0, np.int64), np.zeros(0, np.int16)
-    return Picks(none, small, small, small, np.zeros(0))
+    return Picks(0.0, none, np.zeros(0), none, small, small, small, np.zeros(0))
 
 
 def changes_of(inputs: PeriodInputs, open_day: str = "") -> tuple[Changes, tuple[str, ...]]:
@@ -669,6 +675,21 @@ def deepest(equity: float, peak: float, drawdown: float) -> tuple[float, float]:
 
 
 @kernel
+def next_row(
+    bars: IntArray, vel_div: FloatArray, row: int, stop: int, threshold: float, direction: int
+) -> int:
+    """The same over the bars of a table, from its row on: the row of the next signal before stop, or NONE.
+
+    vel_div is the table's.
+    """
+    while row < bars.shape[0] and bars[row] < stop:
+        if is_signal(vel_div[row], threshold, direction):
+            return row
+        row += 1
+    return NONE
+
+
+@kernel
 def hold_on(
     p: StepParams,
     position: Position,
@@ -756,8 +777,11 @@ def run_period(
     floats, ints = s.floats, s.ints
     wins, trades, losses = s.bucket_wins, s.bucket_trades, s.last_losses
     before = s.vel_divs
-    pick_row, pick_asset, pick_rank, pick_ranked, pick_ars = k.row_of, k.asset, k.rank, k.ranked, k.ars
-    picked = pick_row.shape[0] > 0 and dense and not has_books
+    pick_bar, row_from, pick_asset, pick_ars = k.bars, k.row_from, k.asset, k.ars
+    pick_rank, pick_ranked = k.rank, k.ranked
+    # A table that holds every signal of this threshold also says where the next one is.
+    picked = row_from.shape[0] > 0 and dense and not has_books and not p.proxy_mode
+    picked = picked and not is_signal(k.threshold, p.threshold, p.direction) and p.use_selection
     actions, reasons, assets, marks = rec.action, rec.reason, rec.asset, rec.equity
     out_f = np.zeros(len(OUT_FLOAT_NAMES))
     out_i = np.zeros(len(OUT_INT_NAMES), np.int64)
@@ -797,6 +821,9 @@ def run_period(
                     if every or is_signal(vel_div[t], p.threshold, p.direction):
                         break
                     t += 1
+            elif picked and not codes:
+                row = next_row(pick_bar, k.vel_div, row_from[t], stop, p.threshold, p.direction)
+                t = stop if row == NONE else pick_bar[row]
             else:
                 t = next_signal(vel_div, t, stop, p.threshold, p.direction)
             if codes:
@@ -811,7 +838,9 @@ def run_period(
             ints[BAR_COUNT] = bar_count + t + 1
             ints[ACB_FLAG] = 0
             update_regime(p, floats, vel_div[t])
-            row = pick_row[t] if picked else NONE
+            row = NONE
+            if picked and not every and row_from[t] < pick_bar.shape[0] and pick_bar[row_from[t]] == t:
+                row = row_from[t]
             spread = v50[t] - v750[t]
             trend = trend_at(before, vel_div, t, bar_count, p.trend_lookback)
             if row != NONE:
