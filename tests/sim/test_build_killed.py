@@ -115,6 +115,19 @@ def test_killed_and_gone_on_with(name: str, jobs_then: int, panel: Path, whole: 
         assert told["scans_there"] >= before
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("match", ["manifest.json", ".parquet"])
+def test_one_process_killed_and_gone_on_with(
+    when: str, match: str, panel: Path, whole: Tree, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    killed = build(panel, out, 1, {"who": "parent", "match": match, "when": when})
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    done = build(panel, out, 1)
+    assert done.returncode == 0, done.stderr
+    assert tree(out) == whole
+
+
 def test_a_killed_process_is_one_line_and_nothing_is_lost(panel: Path, whole: Tree, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = build(panel, out, 2, {"who": "worker", "match": ".parquet", "when": "after", "n": 1})

@@ -12,6 +12,7 @@ import pytest
 from dolphin.domain.clock import NS_PER_DAY, NS_PER_S
 from dolphin.domain.errors import DataError, StoreError, UsageError
 from dolphin.domain.scan import WINDOWS, Scan
+from dolphin.market import cache_writer
 from dolphin.market.feed import Feed
 from dolphin.market.recorded import RecordedFeed
 from dolphin.market.scan_cache import (
@@ -122,6 +123,49 @@ def test_the_manifest_lists_what_completeness_means(tmp_path):
     assert manifest["source_id"] == SOURCE
     assert manifest["finished"]
     assert CacheReader(tmp_path).check("2026-01-05") == []
+
+
+@pytest.mark.parametrize("column", ["scan_number", "v50_lambda_max_velocity", "XRPUSDT", "stale"])
+def test_a_file_that_is_read_back_otherwise_is_no_day(tmp_path, monkeypatch, column):
+    """A bit that a disk loses, in numbers, in a NaN, in the stale rows: the manifest never names that day."""
+    real = cache_writer.load_day
+
+    def worn(*args):
+        columns, stale = real(*args)
+        if column == "stale":
+            return columns, {**stale, "BTCUSDT": [[3, 1]]}
+        bits = columns[column].copy().view(np.int64)
+        bits[1] ^= 1
+        return {**columns, column: bits.view(columns[column].dtype)}, stale
+
+    monkeypatch.setattr(cache_writer, "load_day", worn)
+    with pytest.raises(DataError, match="not what was written; check the disk, build it again") as error:
+        build(tmp_path, day_of_scans())
+    one_line(error)
+    assert CacheReader(tmp_path).days() == ()
+
+
+def test_days_that_others_wrote_are_taken_over_in_order(tmp_path):
+    scans = day_of_scans(n=48)
+    build(tmp_path / "twin", scans)
+    (tmp_path / "mine" / "scan_cache").mkdir(parents=True)
+    writer = CacheWriter(tmp_path / "mine", SYMBOLS, INTERVAL, SOURCE, source="test")
+    built = []
+    for first in (0, 24):
+        day = cache_writer.DayBuilder(
+            f"2026-01-0{5 + first // 24}", SYMBOLS, writer.manifest.universe_id, INTERVAL
+        )
+        for k in range(first, first + 24):
+            day.add(scans[k], (scans[k - 1].scan_number, scans[k - 1].timestamp_ns) if k else None)
+        built.append(day.write(writer.folder, complete=True))
+    for item in built:
+        writer.take_day(item)
+    with pytest.raises(DataError, match=r"2026-01-05: begins with scan 1 at .*growing numbers and times"):
+        writer.take_day(built[0])
+    writer.finish()
+    for name in ("manifest.json", "2026-01-05.parquet", "2026-01-06.parquet"):
+        twin, mine = (tmp_path / x / "scan_cache" / name for x in ("twin", "mine"))
+        assert twin.read_bytes() == mine.read_bytes()
 
 
 def test_ambiguous_columns_are_nan(tmp_path):
