@@ -48,7 +48,7 @@ manifest.json; the same cache, seed and versions give the same answers.
 
 _ASSESS_EPILOG = """examples:
   dolphin forewarn assess --artefact FOREWARNER
-  dolphin forewarn assess --artefact FOREWARNER --set champion --boost 1.35 --json
+  dolphin forewarn assess --artefact FOREWARNER --set champion --json
 
 What a day would begin with: OK, ORANGE (half size) or RED (no entries). Without
 --artefact no forewarner is wired, and the answer is ABSENT. Exit 1 when an

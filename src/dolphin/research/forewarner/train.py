@@ -24,7 +24,7 @@ from dolphin import __version__
 from dolphin.alpha.volatility import VOL_THRESHOLD
 from dolphin.domain.bar import BoolArray, FloatArray, IntArray
 from dolphin.domain.codes import MC_OK, MC_RED
-from dolphin.domain.errors import DataError, UsageError, plural
+from dolphin.domain.errors import DataError, UsageError
 from dolphin.domain.symbols import STABLECOINS
 from dolphin.research.extra import library
 from dolphin.research.forewarner.markets import N_GROUPS, Breaker, Record, bootstrap
@@ -141,8 +141,9 @@ def train(
     trials runs the configurations, the compiled period engine where none is given; stop_requested is asked
     after every market.
 
-    Raises TrainingRefusedError for too few days, or when the share of catastrophes cannot be brought into
-    [0.05, 0.30]; UsageError when the research extra is missing; KeyboardInterrupt when asked to stop.
+    Raises DataError for too few days, TrainingRefusedError when the share of catastrophes cannot be brought
+    into [0.05, 0.30] with some in every group of days; UsageError when the research extra is missing;
+    KeyboardInterrupt when asked to stop.
     """
     for name in ("sklearn", "skops", "scipy"):
         library(name)
@@ -154,31 +155,36 @@ def train(
         found = _round(record, groups, settings, factor, len(rounds), run, on_progress, stop_requested)
         bad = catastrophic(found.outcomes)
         rate = float(bad.mean())
+        least = min(int(bad[found.group == group].sum()) for group in range(N_GROUPS))
+        rare = rate < RATE_MIN or (rate <= RATE_MAX and least < CATASTROPHES_MIN)
         rounds.append(
             {
                 "factor": factor,
                 "trials": settings.n_trials,
                 "catastrophes": int(bad.sum()),
                 "rate": rate,
+                "least_in_a_group": least,
                 "without_trades": int((found.outcomes.trades == 0).sum()),
             }
         )
-        if RATE_MIN <= rate <= RATE_MAX:
+        if not rare and rate <= RATE_MAX:
             break
         if len(rounds) == ROUNDS_MAX:
             told = ", ".join(f"{r['rate']:.1%} at x{r['factor']:.2f}" for r in rounds)
             raise TrainingRefusedError(
                 f"{record.source}: catastrophes in {told}; expected {RATE_MIN:.0%} to {RATE_MAX:.0%} of the"
-                " trials; change --days-per-trial or give another recording"
+                f" trials and {CATASTROPHES_MIN} in each group of days; at last the fewest were {least:,},"
+                f" and {rounds[-1]['without_trades']:,} of {settings.n_trials:,} trials made no trade; give more"
+                " --trials, other --days-per-trial or another recording"
             )
-        if rate < RATE_MIN:
+        if rare:
             too_rare = factor
         else:
             too_common = factor
         if too_rare and too_common:
             factor = float(np.sqrt(too_rare * too_common))
         else:
-            factor = factor * WIDEN if rate < RATE_MIN else factor / WIDEN
+            factor = factor * WIDEN if rare else factor / WIDEN
     return _fit(record, groups, settings, found, rounds)
 
 
@@ -242,12 +248,6 @@ def _fit(
     bad = catastrophic(found.outcomes)
     fine = good(found.outcomes, np.array(found.drawn.market_of, dtype=np.int64))
     held = found.group == N_GROUPS - 1
-    per_group = [int(bad[found.group == group].sum()) for group in range(N_GROUPS)]
-    if min(per_group) < CATASTROPHES_MIN:
-        raise TrainingRefusedError(
-            f"{record.source}: a group of days has {plural(min(per_group), 'catastrophe')} only, expected"
-            f" {CATASTROPHES_MIN} or more in each of {N_GROUPS}; give more --trials"
-        )
     limits = library("threadpoolctl").threadpool_limits
     with limits(limits=1):
         classifier = _classifier(x[~held], bad[~held], found.group[~held])
