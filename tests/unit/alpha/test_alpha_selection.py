@@ -15,6 +15,7 @@ from dolphin.alpha.selection import (
     LATENCY_MAX,
     NOISE_MAX,
     depth_adjusted_ars,
+    impulse_latency,
     impulse_response,
     rank_assets,
     select_asset,
@@ -342,3 +343,9 @@ def test_a_book_too_thin_is_passed_over_only_with_books() -> None:
     assert pick(books=True, quality=[enough] * N) == 0
     assert pick(books=True, quality=[enough, thin, thin, thin]) == 1
     assert pick(books=False, quality=[thin] * N) == 0
+
+
+def test_a_level_that_is_never_reached_has_the_latency_of_no_gain() -> None:
+    window = path([0.01] * 49).reshape(50, 1)
+    assert impulse_latency(window, 0, 1.0, False, 0.49) == 5
+    assert impulse_latency(window, 0, 1.0, False, 1e9) == 50

@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dolphin.alpha.volatility import PRICES_KEPT, PRICES_MIN, VOL_THRESHOLD, VolatilityGate
+from dolphin.alpha.volatility import (
+    PRICES_KEPT,
+    PRICES_MIN,
+    VOL_THRESHOLD,
+    VolatilityGate,
+    gate_bars,
+    gate_column,
+)
 from dolphin.domain.errors import ConfigError
 
 
@@ -153,3 +160,48 @@ def test_the_sums_never_drift() -> None:
 def test_a_threshold_that_is_none_is_refused(threshold: float) -> None:
     with pytest.raises(ConfigError, match="expected above 0"):
         VolatilityGate(threshold)
+
+
+def bar_by_bar(prices: np.ndarray, threshold: float, before: tuple[float, ...] = ()) -> list[bool]:
+    gate = VolatilityGate(threshold)
+    gate.restore(before)
+    return [gate.update(float(price)) for price in prices]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_column_of_bars_is_the_gate_bar_by_bar(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    prices = 50_000.0 * np.exp(np.cumsum(rng.normal(0.0, VOL_THRESHOLD * rng.choice([0.9, 1.0, 1.1], 900))))
+    prices[rng.random(900) < 0.05] = math.nan
+    verdict, kept = gate_bars(prices, 900)
+    assert verdict.tolist() == bar_by_bar(prices, VOL_THRESHOLD)
+    assert 0 < verdict.sum() < 900
+    head, middle = gate_bars(prices[:400], 400)
+    tail, end = gate_bars(prices[400:], 500, before=middle)
+    assert [*head, *tail] == verdict.tolist()
+    assert end == kept
+
+
+def test_a_threshold_in_the_last_bit_is_decided_by_integers() -> None:
+    """The threshold that stands exactly at, or one bit below, a window's deviation."""
+    rng = np.random.default_rng(3)
+    prices = 100.0 * np.exp(np.cumsum(rng.normal(0.0, 1e-3, 60)))
+    gate = VolatilityGate()
+    for price in prices.tolist():
+        gate.update(price)
+    n, s1, s2 = 51, gate._sum, gate._squares
+    exact = Fraction(n * s2 - s1 * s1, (n << 1100) ** 2)
+    near = math.sqrt(float(exact))
+    for threshold in (math.nextafter(near, 0.0), near, math.nextafter(near, 1.0)):
+        doubt = np.zeros(60, np.bool_)
+        gate_column(prices, 0, threshold, np.zeros(60, np.bool_), doubt)
+        assert doubt[-1], threshold
+        expected = exact > Fraction(threshold) ** 2
+        assert gate_bars(prices, 60, threshold)[0][-1] == expected
+        assert bar_by_bar(prices, threshold)[-1] == expected
+
+
+def test_without_bitcoin_the_gate_is_open_and_remembers_nothing() -> None:
+    verdict, kept = gate_bars(None, 3, before=(1.0, 2.0))
+    assert verdict.tolist() == [True] * 3
+    assert kept == (1.0, 2.0)

@@ -17,6 +17,8 @@ from dolphin.engine import state as st
         ({"irp_steps": "log"}, "irp_steps is 'log', expected absolute or relative"),
         ({"proxy_mode": "on"}, "proxy_mode is 'on', expected none or proxy"),
         ({"tf_exhaust_ratio": -0.1}, "tf_exhaust_ratio is -0.1, expected 0 to 1"),
+        ({"fee_scale": -0.1}, "fee_scale is -0.1, expected 0 to 100"),
+        ({"slippage_scale": 101.0}, "slippage_scale is 101.0, expected 0 to 100"),
         ({"tf_flip_ratio": 1.1}, "tf_flip_ratio is 1.1, expected 0 to 1"),
     ],
 )
