@@ -174,8 +174,8 @@ def train(
             raise TrainingRefusedError(
                 f"{record.source}: catastrophes in {told}; expected {RATE_MIN:.0%} to {RATE_MAX:.0%} of the"
                 f" trials and {CATASTROPHES_MIN} in each group of days; at last the fewest were {least:,},"
-                f" and {rounds[-1]['without_trades']:,} of {settings.n_trials:,} trials made no trade; give more"
-                " --trials, other --days-per-trial or another recording"
+                f" and {rounds[-1]['without_trades']:,} of {settings.n_trials:,} trials made no trade;"
+                " give more --trials, other --days-per-trial or another recording"
             )
         if rare:
             too_rare = factor
