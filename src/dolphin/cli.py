@@ -23,6 +23,7 @@ from dolphin.domain.errors import DolphinError, UsageError, nearest
 COMMANDS: Final = {
     "run": "run the whole system: feed, scanner, trader, ledger, report",
     "backtest": "run the same alpha over a scan cache",
+    "study": "judge a set over a period: out of sample, after costs, against luck",
     "scan": "scan a feed into the Arrow store, without trading",
     "data": "build a scan cache, or check whether data are fit to trade",
     "forewarn": "train the forewarner, or ask it what a day may do",

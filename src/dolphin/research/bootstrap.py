@@ -36,7 +36,7 @@ SHORT_DAYS: Final = 60
 DAYS_A_YEAR: Final = 365.0
 
 #: The figures, in the order in which they are told.
-FIGURES: Final = ("roi", "profit_factor", "sharpe", "max_drawdown", "win_rate", "mean_net")
+FIGURES: Final = ("roi", "profit_factor", "sharpe", "max_drawdown", "win_rate", "mean_net", "mean_return")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -110,9 +110,10 @@ def headline(days: Days) -> dict[str, float | None]:
     -------
     dict
         `roi` (fraction, compounded), `profit_factor` (None without a loss), `sharpe` (daily returns,
-        population spread, x sqrt(365); None under 3 days or without movement), `max_drawdown` (fraction,
-        exact per bar), `win_rate` (of closed trades) and `mean_net` (mean net / notional of a trade, dimensionless;
-        both None without a trade).
+        spread with n - 1, x sqrt(365); None under 3 days or without movement), `max_drawdown` (fraction,
+        exact per bar), `win_rate` (of closed trades), `mean_net` (USDT a trade) and `mean_return`
+        (mean of net / notional, every trade counted once whatever its size); these three None without a
+        trade.
     """
     table = _figures(days, np.arange(len(days))[None, :])
     return {name: float(values[0]) if math.isfinite(values[0]) else None for name, values in table.items()}
@@ -237,7 +238,8 @@ def intervals(
     block_days = block_length(days.returns) if block_days is None else block_days
     table = _figures(days, resamples(n_days, block_days, reps, seed))
     words = (
-        f"{n_days} days are few: an interval that promises {level:.0%} keeps it less often, take it as wider"
+        f"{n_days} days are few: an interval that promises {100.0 * level:g} % keeps it less often, "
+        "take it as wider"
         if n_days < SHORT_DAYS
         else ""
     )
@@ -268,7 +270,7 @@ def _figures(days: Days, idx: IntArray) -> dict[str, FloatArray]:
     returns = days.returns[idx]
     trades, wins = days.trades[idx].sum(axis=1), days.wins[idx].sum(axis=1)
     profit, loss = days.gross_profit[idx].sum(axis=1), days.gross_loss[idx].sum(axis=1)
-    spread = returns.std(axis=1)
+    spread = returns.std(axis=1, ddof=1) if idx.shape[1] > 1 else returns[:, 0]
     still = (np.ptp(returns, axis=1) == 0.0) | (idx.shape[1] < 3)
     with np.errstate(divide="ignore", invalid="ignore"):
         factor = np.where(trades > 0, np.where(loss > 0.0, profit / loss, np.inf), np.nan)
@@ -278,7 +280,8 @@ def _figures(days: Days, idx: IntArray) -> dict[str, FloatArray]:
             "sharpe": np.where(still, np.nan, returns.mean(axis=1) / spread * math.sqrt(DAYS_A_YEAR)),
             "max_drawdown": _drawdown(days, idx),
             "win_rate": np.where(trades > 0, wins / trades, np.nan),
-            "mean_net": np.where(trades > 0, days.net_return[idx].sum(axis=1) / trades, np.nan),
+            "mean_net": np.where(trades > 0, (profit - loss) / trades, np.nan),
+            "mean_return": np.where(trades > 0, days.net_return[idx].sum(axis=1) / trades, np.nan),
         }
 
 

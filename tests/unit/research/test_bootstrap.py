@@ -62,12 +62,15 @@ def test_figures_are_their_definitions() -> None:
     returns = [0.02, -0.01, 0.0, 0.01]
     assert got["roi"] == pytest.approx(1.02 * 0.99 * 1.01 - 1)
     assert got["profit_factor"] == pytest.approx(40 / 16)
-    assert got["sharpe"] == pytest.approx(np.mean(returns) / np.std(returns) * math.sqrt(365))
+    assert got["sharpe"] == pytest.approx(np.mean(returns) / np.std(returns, ddof=1) * math.sqrt(365))
     assert got["win_rate"] == 0.5
-    assert got["mean_net"] == pytest.approx(0.001)
+    assert got["mean_net"] == pytest.approx(24 / 6)
+    assert got["mean_return"] == pytest.approx(0.001)
     assert got["max_drawdown"] == pytest.approx(0.015)
     idle = bs.headline(replace(days, trades=np.zeros(4), returns=np.zeros(4)))
-    assert [idle[name] for name in ("profit_factor", "win_rate", "mean_net", "sharpe")] == [None] * 4
+    assert [idle[name] for name in ("profit_factor", "win_rate", "mean_net", "mean_return", "sharpe")] == [
+        None
+    ] * 5
     assert bs.headline(days.take(np.array([0, 1])))["sharpe"] is None
 
 
@@ -81,7 +84,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(memory: float, n_days
     covered = 0
     for seed in range(n_series):
         found = bs.intervals(days_of(series(seed, n_days, mean, memory)), seed=seed, reps=400)
-        got = found.figures["mean_net"]
+        got = found.figures["mean_return"]
         assert got.low is not None
         assert got.high is not None
         covered += got.low <= mean / 2 <= got.high
@@ -95,7 +98,7 @@ def test_a_month_of_days_covers_less_and_the_answer_says_so() -> None:
     for seed in range(300):
         found = bs.intervals(days_of(series(seed, 28, 0.001)), seed=seed, reps=400)
         assert "28 days are few" in found.words
-        got = found.figures["mean_net"]
+        got = found.figures["mean_return"]
         assert got.low is not None
         assert got.high is not None
         assert got.words == found.words

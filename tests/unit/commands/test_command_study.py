@@ -1,0 +1,110 @@
+"""`dolphin study` as people call it: files, verdict, refusals, and what it says without the extra."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import SYMBOLS, Told, invoke, write_panel
+
+from dolphin.research import extra
+
+DAY_NS = 86_400_000_000_000
+START_NS = 1_617_321_600_000_000_000  # 2021-04-02T00:00:00Z
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine days of ten-minute bars, scanned in float64; the first 752 of them make no scan."""
+    folder = tmp_path_factory.mktemp("study")
+    n = 14 * 144
+    rng = np.random.default_rng(5)
+    common = rng.normal(0, 0.004, n)
+    prices = {
+        symbol: 100.0 * (k + 1) * np.exp(np.cumsum(common * (0.5 + 0.2 * k) + rng.normal(0, 0.003, n)))
+        for k, symbol in enumerate(SYMBOLS)
+    }
+    stamps = START_NS + DAY_NS // 144 * np.arange(1, n + 1)
+    panel = write_panel(folder / "panel.parquet", {"ts": stamps, **prices})
+    told = invoke(
+        "data",
+        "build",
+        "--feed",
+        "recorded",
+        panel,
+        "--out",
+        folder / "cache",
+        "--spectrum",
+        "float64",
+        "--json",
+    )
+    assert told.code == 0, told.err
+    return folder / "cache"
+
+
+def studied(cache: Path, *words: Any) -> Told:
+    return invoke("study", cache, "--shifts", 19, "--reps", 100, "--folds", 3, *words)
+
+
+def test_both_files_are_written_and_the_verdict_comes_first(cache: Path) -> None:
+    told = studied(cache, "--out", "s", "--grid", "small")
+    assert told.code == 0, told.err
+    kept = json.loads(Path("s/study.json").read_text())
+    assert told.out.splitlines()[0] == kept["verdict"]["headline"]
+    assert kept["result_sha256"] in told.out
+    assert len(kept["trials"]) == 27
+    assert kept["verdict"]["headline"] in Path("s/study.html").read_text()
+
+
+def test_json_is_what_is_written_and_a_folder_keeps_its_study(cache: Path) -> None:
+    Path("grid.yml").write_text("max_hold_bars: [10, 20]\nfixed_tp_pct: [0.005]\n")
+    told = studied(
+        cache, "--out", "s", "--grid", "grid.yml", "--trials-before", 9, "--study-seed", 3, "--json"
+    )
+    assert told.json == json.loads(Path("s/study.json").read_text())
+    assert told.json["settings"]["trials_before"] == 9
+    assert told.json["settings"]["seed"] == 3
+    # The set itself and the two of the file.
+    assert len(told.json["trials"]) == 3
+    again = studied(cache, "--out", "s")
+    assert again.code == 1
+    assert "a study is here already; choose another --out" in again.error
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--grid", "smal"), 2, "unknown grid 'smal'"),
+        (("--grid", "none.yml"), 1, "none.yml: No such file"),
+        (("--grid", "list.yml"), 2, "list.yml: expected names of parameters"),
+        (("--grid", "broken.yml"), 2, "broken.yml: no YAML"),
+        (("--folds", "2"), 2, "folds is 2, expected 3 or more"),
+        (("--from", "2022-01-01"), 1, "no day between 2022-01-01"),
+        (("--grid", "wrong.yml"), 2, "unknown parameter 'max_hold'. Did you mean 'max_hold_bars'?"),
+    ],
+)
+def test_what_cannot_be_studied_is_one_line(
+    cache: Path, words: tuple[str, ...], code: int, said: str
+) -> None:
+    Path("list.yml").write_text("- 1\n")
+    Path("broken.yml").write_text("a: [1\n")
+    Path("wrong.yml").write_text("max_hold: [1]\n")
+    told = studied(cache, *words, "--out", "s")
+    assert told.code == code
+    assert said in told.error
+    assert not Path("s/study.json").exists()
+
+
+def test_without_the_extra_it_says_what_installs_it(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(name: str) -> Any:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name.partition(".")[0])
+
+    monkeypatch.setattr(extra, "importlib", type("gone", (), {"import_module": staticmethod(gone)}))
+    told = studied(cache, "--out", "s", "--json")
+    assert told.code == 2
+    assert "is missing: statistics need the research extra; install it with make research" in told.error
+    assert importlib.import_module("arch")
