@@ -23,6 +23,7 @@ from dolphin.domain.errors import DolphinError, UsageError, nearest
 COMMANDS: Final = {
     "run": "run the whole system: feed, scanner, trader, ledger, report",
     "backtest": "run the same alpha over a scan cache",
+    "sweep": "run many settings over one period, and judge the best of them",
     "study": "judge a set over a period: out of sample, after costs, against luck",
     "scan": "scan a feed into the Arrow store, without trading",
     "data": "build a scan cache, or check whether data are fit to trade",

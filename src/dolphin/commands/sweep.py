@@ -1,0 +1,233 @@
+"""`dolphin sweep`: many settings over one period, and what the best of them is worth."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from dolphin.commands.shared import add_json, figure, plural, print_json, say, share, tell
+from dolphin.domain.errors import DataError, UsageError
+
+#: Seconds between two tellings of progress: on a terminal, and in a log.
+LIVE_EVERY_S = 0.25
+PLAIN_EVERY_S = 5.0
+
+_EPILOG = """examples:
+  dolphin sweep PLAN.yml --cache CACHE --out SWEEP
+  dolphin sweep PLAN.yml --cache CACHE --out SWEEP     again: goes on, or tells
+  dolphin sweep PLAN.yml --cache CACHE --check         only looks at the plan
+
+PLAN.yml:
+  base: gold                    # champion, gold or green
+  first_day: 2021-04-02         # default: all days of the cache
+  last_day: 2021-04-30
+  without_ob_edge: true         # leave the imagined order-book edge out
+  design: grid                  # or random, sobol (with n and seed)
+  parameters:
+    vel_div_threshold: [-0.015, -0.02, -0.03]
+    vel_div_extreme: {ratio_of: vel_div_threshold, values: [2, 2.5, 3]}
+    fixed_tp_pct: {low: 0.005, high: 0.015, step: 0.0025}
+    max_hold_bars: {values: [60, 120, 240]}
+    use_direction_confirm: [true, false]
+  # random and sobol take: fixed_tp_pct: {low: 0.002, high: 0.02, scale: log}
+
+docs/sweeps.md has every key, the columns of the results and how trials are
+counted. A killed sweep goes on where it was and gives the same result digest.
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = _EPILOG
+    parser.add_argument("plan", metavar="PLAN.yml", help="what to sweep")
+    parser.add_argument("--cache", required=True, metavar="CACHE", help="folder made by `dolphin data build`")
+    parser.add_argument("--out", metavar="DIR", help="folder that takes results, manifest and report")
+    parser.add_argument("--threads", type=int, metavar="N", help="default: all cores; same results")
+    parser.add_argument(
+        "--memory-gb", type=float, default=1.5, metavar="GB", help="what the period may take (default 1.5)"
+    )
+    parser.add_argument(
+        "--part-size", type=int, default=500, metavar="N", help="bindings of one part of the results (500)"
+    )
+    parser.add_argument("--other-code", action="store_true", help="go on with a sweep that other code began")
+    parser.add_argument("--check", action="store_true", help="look at plan and days, run nothing")
+    parser.add_argument("--no-report", action="store_true", help="write no HTML report")
+    add_json(parser)
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Sweep; 0 when every binding has its row."""
+    if args.threads is not None and args.threads < 1:
+        raise UsageError(f"--threads {args.threads}: expected 1 or more")
+    if not args.memory_gb > 0.0:
+        raise UsageError(f"--memory-gb {args.memory_gb:g}: expected a number above 0")
+    if args.part_size < 1:
+        raise UsageError(f"--part-size {args.part_size}: expected 1 or more")
+    if args.out is None and not args.check:
+        raise UsageError("--out is missing: name the folder that takes the results")
+
+    from dolphin.backtest.sweep.plan import read_plan, told_design
+    from dolphin.backtest.sweep.run import sweep
+    from dolphin.market.scan_cache import CacheReader, PartialDayError
+
+    plan = read_plan(Path(args.plan))
+    cache = CacheReader(Path(args.cache))
+    memory = int(args.memory_gb * 1e9)
+    if args.check:
+        return check(plan, cache, memory, args.json)
+    folder = Path(args.out)
+    if not args.json:
+        say(f"sweeping {told_design(plan)}, around {plan.base} on {args.cache} → {folder}")
+    try:
+        with Telling(quiet=args.json) as telling:
+            done = sweep(
+                plan,
+                cache,
+                folder,
+                cache_root=Path(args.cache),
+                threads=args.threads,
+                other_code=args.other_code,
+                memory=memory,
+                progress=telling,
+                bindings_per_part=args.part_size,
+            )
+    except PartialDayError as error:
+        raise DataError(f"{error}, or allow_partial: true in the plan") from error
+    found = summary(done, folder)
+    if args.json:
+        print_json(found)
+    else:
+        tell(told(found))
+    return 0
+
+
+def check(plan: Any, cache: Any, memory: int, as_json: bool) -> int:
+    """Tell what a plan would run, without running it."""
+    from dolphin.backtest.sweep.design import enumerated
+    from dolphin.backtest.sweep.plan import told_design
+    from dolphin.backtest.sweep.run import bytes_of, open_days, require_fitting
+
+    design = enumerated(plan)
+    columns = open_days(plan, cache)
+    n_assets = len(columns.symbols)
+    require_fitting(len(columns), n_assets, len(columns.days), memory)
+    found = {
+        "design": plan.design,
+        "bindings": len(design.runs),
+        "refused": len(design.refused),
+        "refused_by_rule": design.by_rule(),
+        "days": len(columns.days),
+        "bars": len(columns),
+        "assets": n_assets,
+        "memory_gb": round(bytes_of(len(columns), n_assets) / 1e9, 3),
+    }
+    if as_json:
+        print_json(found)
+        return 0
+    lines = [f"{told_design(plan)} around {plan.base}; {plural(len(design.runs), 'binding')} would run"]
+    lines += [f"  {axis.column:<24} {axis.told()}" for axis in plan.axes]
+    lines += _told_refused(found["refused_by_rule"])
+    lines.append(
+        f"  over {plural(len(columns.days), 'day')}, {columns.days[0]} to {columns.days[-1]},"
+        f" {plural(len(columns), 'bar')} of {plural(n_assets, 'asset')}, about {found['memory_gb']:g} GB"
+    )
+    tell("\n".join(lines))
+    return 0
+
+
+def summary(done: Any, folder: Path) -> dict[str, Any]:
+    """What a sweep came to, as plain values."""
+    manifest, columns = done.manifest, done.rows.columns
+    return {
+        "folder": str(folder),
+        "bindings": len(done.rows),
+        "computed": done.computed,
+        "refused": manifest.refused,
+        "refused_by_rule": manifest.refused_by_rule,
+        "earning_frac": float((columns["net"] > 0.0).mean()),
+        "trials_ledger": done.trials_ledger,
+        "ledger": str(done.ledger_path),
+        "seconds": round(done.seconds, 3),
+        "bindings_per_s": round(done.computed / done.seconds, 1) if done.computed else None,
+        "result_sha256": manifest.result_sha256,
+    }
+
+
+def told(found: dict[str, Any]) -> str:
+    """The same for a terminal."""
+    rate = f" in {found['seconds']:.1f} s, {found['bindings_per_s']:,.0f}/s" if found["computed"] else ""
+    lines = [
+        f"{plural(found['bindings'], 'binding')}, {found['computed']:,} of them run now{rate}",
+        f"  earn money {share(found['earning_frac'])} of them",
+    ]
+    lines += _told_refused(found["refused_by_rule"])
+    lines += [
+        f"  trials     {found['trials_ledger']:,} on any of these days, by {found['ledger']}",
+        f"  result     {found['result_sha256']}",
+        f"  results    {Path(found['folder']) / 'results'}",
+    ]
+    return "\n".join(lines)
+
+
+def _told_refused(rules: list[dict[str, Any]]) -> list[str]:
+    return [
+        f"  refused    {plural(rule['count'], 'combination')}: {rule['rule']} (like: {rule['example']})"
+        for rule in rules
+    ]
+
+
+class Telling:
+    """Progress of a sweep on stderr: a live bar on a terminal, a line now and then elsewhere.
+
+    `clock` gives seconds; tests bring their own.
+    """
+
+    def __init__(self, *, quiet: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._quiet = quiet
+        self._clock = clock
+        self._live = not quiet and sys.stderr.isatty()
+        self._bar: Any = None
+        self._task: Any = None
+        self._told_at = clock()
+        self._begun: tuple[str, int, float] | None = None
+
+    def __enter__(self) -> Telling:
+        if self._live:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self._bar = Progress(
+                TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[text]}"),
+                TimeRemainingColumn(), console=Console(stderr=True), refresh_per_second=4, transient=True,
+            )  # fmt: skip
+            self._bar.start()
+            self._task = self._bar.add_task("reading", total=None, text="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        """Take note of how far a phase is; tell it when it is time."""
+        now = self._clock()
+        if self._begun is None or self._begun[0] != phase:
+            self._begun = (phase, done, now)
+        if self._quiet or now - self._told_at < (LIVE_EVERY_S if self._live else PLAIN_EVERY_S):
+            return
+        self._told_at = now
+        _, first, since = self._begun
+        rate = (done - first) / (now - since) if now > since else 0.0
+        speed = f", {figure(rate, 0)}/s, {figure((total - done) / rate, 0)} s left" if rate > 0.0 else ""
+        if self._bar is not None:
+            text = f"{done:,}/{total:,}, {figure(rate, 0)}/s"
+            self._bar.update(self._task, completed=done, total=total, description=phase, text=text)
+        else:
+            say(f"{phase}: {done:,} of {total:,}{speed}")

@@ -1,0 +1,298 @@
+"""A sweep's rows, folder and trials: what the period engine gives binding by binding, whatever happens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from sweep_market import PLAN, build_cache
+
+from dolphin.backtest.period import PeriodRunner
+from dolphin.backtest.sweep import run as sweep_run
+from dolphin.backtest.sweep.plan import plan_of
+from dolphin.backtest.sweep.store import Rows, canonical_bytes
+from dolphin.backtest.sweep.trials import NAME, TrialLedger
+from dolphin.domain.errors import DataError, StoreError
+from dolphin.host.summary import sharpe_ratio
+from dolphin.market.columns import Columns, period_inputs
+from dolphin.market.scan_cache import CacheReader
+
+N = 24
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("cache")
+    build_cache(root)
+    return root
+
+
+@pytest.fixture
+def cache(root):
+    (root / NAME).unlink(missing_ok=True)
+    return CacheReader(root)
+
+
+def plan(text=PLAN, **changes):
+    return plan_of({**yaml.safe_load(text), **changes}, "plan.yml")
+
+
+@pytest.fixture
+def run(cache, tmp_path):
+    def call(out="out", asked=None, **options):
+        options = {"bindings_per_part": 7, "threads": 2, **options}
+        root = cache.folder.parent
+        return sweep_run.sweep(asked or plan(), cache, tmp_path / out, cache_root=root, **options)
+
+    return call
+
+
+def files(folder: Path) -> dict[str, int]:
+    return {str(p.relative_to(folder)): p.stat().st_ino for p in folder.rglob("*.parquet")}
+
+
+def test_rows_are_what_the_period_engine_gives_one_by_one(run, cache, tmp_path):
+    done = run()
+    runner = PeriodRunner(period_inputs(Columns.open(cache)), vol_threshold=0.0001)
+    assert len(done.rows) == N
+    assert len(set(done.rows.columns["trades"])) > 5  # they do differ
+    for k in range(N):
+        params = done.params(k)
+        twin = runner.run(params)
+        row = {name: values[k] for name, values in done.rows.columns.items()}
+        totals = twin.totals
+        assert row["set_hash"].decode() == params.hash()
+        assert not params.use_ob_edge
+        for name in ("trades", "wins", "net", "price_pnl", "slippage", "ob_edge", "max_drawdown", "capital"):
+            assert row[name] == getattr(totals, name), name
+        assert row["roi"] == totals.net / params.initial_capital
+        assert row["fees"] == totals.entry_fees + totals.exit_fees
+        assert row["sharpe"] == sharpe_ratio(twin.daily_equity.tolist(), params.initial_capital)
+        assert row["profit_factor"] == totals.gross_profit / totals.gross_loss
+        assert row["win_rate"] == totals.wins / totals.trades
+        for name in ("vel_div_threshold", "vel_div_extreme", "fixed_tp_pct", "max_hold_bars"):
+            assert row[name] == getattr(params, name)
+        assert done.rows.daily[k].tolist() == twin.daily_equity.tolist()
+    base = runner.run(plan().base_set)
+    assert done.base.columns["net"][0] == base.totals.net
+
+
+def test_what_is_on_the_disk_is_what_is_returned(run, tmp_path):
+    done = run()
+    results = pq.read_table(tmp_path / "out" / "results")
+    daily = pq.read_table(tmp_path / "out" / "daily")
+    assert results.num_rows == daily.num_rows == N
+    assert results.column("binding").to_pylist() == list(range(N))
+    assert results.column("net").to_pylist() == done.rows.columns["net"].tolist()
+    assert results.column("vel_div_extreme_ratio").to_pylist()[:8] == [1.5] * 6 + [2.5] * 2
+    assert daily.column_names[1:] == list(done.days)
+    assert daily.column(done.days[-1]).to_pylist() == done.rows.daily[:, -1].tolist()
+    manifest = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    assert manifest["bindings"] == N
+    assert manifest["result_sha256"] == done.manifest.result_sha256
+
+
+def test_the_result_does_not_depend_on_threads_nor_on_parts(run):
+    digests = {
+        run(f"out{k}", threads=threads, bindings_per_part=size).manifest.result_sha256
+        for k, (threads, size) in enumerate(((1, 500), (2, 7), (3, 1)))
+    }
+    assert len(digests) == 1
+    assert run("other", plan(base="gold")).manifest.result_sha256 not in digests
+
+
+def test_an_interrupted_sweep_goes_on_after_its_last_whole_part(run, tmp_path):
+    whole = run("whole")
+
+    def stop(phase, done, total):
+        if phase == "bindings" and done > 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(progress=stop)
+    before = files(tmp_path / "out")
+    assert sorted(before) == ["daily/part-00000.parquet", "results/part-00000.parquet"]
+    done = run()
+    assert done.computed == N - 7
+    assert done.manifest.result_sha256 == whole.manifest.result_sha256
+    after = files(tmp_path / "out")
+    assert {name: after[name] for name in before} == before  # untouched
+    assert run().computed == 0
+    assert files(tmp_path / "out") == after
+
+
+@pytest.mark.parametrize("kind", ["results", "daily"])
+@pytest.mark.parametrize("harm", ["gone", "cut", "other numbers"])
+def test_a_part_that_is_not_whole_is_run_again(run, tmp_path, kind, harm):
+    digest = run().manifest.result_sha256
+    path = tmp_path / "out" / kind / "part-00001.parquet"
+    if harm == "gone":
+        path.unlink()
+    elif harm == "cut":
+        path.write_bytes(path.read_bytes()[:-20])
+    else:
+        table = pq.read_table(path)
+        column = table.column_names[-1] if kind == "daily" else "net"
+        values = table.column(column).to_numpy() + 1.0
+        place = table.column_names.index(column)
+        pq.write_table(table.set_column(place, column, [values]), path)
+    again = run()
+    assert again.computed == 7
+    assert again.manifest.result_sha256 == digest
+
+
+def test_a_part_of_another_sweep_is_not_believed(run, tmp_path):
+    digest = run().manifest.result_sha256
+    run("other", plan(vol_threshold=0.00011))
+    for kind in ("results", "daily"):
+        name = f"{kind}/part-00002.parquet"
+        (tmp_path / "out" / name).write_bytes((tmp_path / "other" / name).read_bytes())
+    again = run()
+    assert again.computed == 7
+    assert again.manifest.result_sha256 == digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"base": "gold"}, "another plan (base: name \"champion\" there, \"gold\" here"),
+        ({"last_day": "2026-01-09"}, "another plan (last_day nothing there, \"2026-01-09\" here)"),
+        ({"options": {"fee_scale": 2.0}}, "another plan (options: fee_scale 1.0 there, 2.0 here)"),
+    ],
+)  # fmt: skip
+def test_another_plan_in_the_folder_is_refused_with_what_differs(run, changes, told):
+    run()
+    with pytest.raises(StoreError) as error:
+        run(asked=plan(**changes))
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_other_data_in_the_folder_are_refused(run, cache, tmp_path):
+    run()
+    build_cache(tmp_path / "cache", seed=2)
+    with pytest.raises(StoreError, match=r"other data \(content of a day's file\)"):
+        sweep_run.sweep(
+            plan(), CacheReader(tmp_path / "cache"), tmp_path / "out", cache_root=tmp_path / "cache"
+        )
+    build_cache(tmp_path / "longer", n_days=11)
+    with pytest.raises(StoreError, match="days 10 there, 11 here"):
+        sweep_run.sweep(plan(), CacheReader(tmp_path / "longer"), tmp_path / "out", cache_root=tmp_path)
+
+
+def test_other_code_goes_on_only_when_asked_and_the_manifest_says_so(run, tmp_path, monkeypatch):
+    def stop(phase, done, total):
+        if phase == "bindings" and done > 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(progress=stop)
+    monkeypatch.setattr(sweep_run, "code_sha256", lambda: "f" * 64)
+    with pytest.raises(StoreError, match=r"begun by other code .*ffffffffffff.*--other-code"):
+        run()
+    done = run(other_code=True)
+    assert done.computed == N - 7
+    manifest = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    assert [entry["sha256"] for entry in manifest["other_code"]] == ["f" * 64]
+    assert run().computed == 0  # it is finished: nothing is left to run
+
+
+def test_a_digest_of_code_is_of_this_code(monkeypatch, tmp_path):
+    assert len(sweep_run.code_sha256()) == 64
+    before = sweep_run.code_sha256()
+    monkeypatch.setattr(sweep_run, "_CODE", sweep_run._CODE[:-1])
+    assert sweep_run.code_sha256() != before
+
+
+def test_two_sweeps_in_one_folder_at_once_are_refused(run):
+    def second(phase, done, total):
+        if phase == "bindings":
+            with pytest.raises(StoreError, match="another sweep is at work here"):
+                run()
+
+    assert run(progress=second).computed == N
+
+
+def test_a_folder_with_results_but_without_a_manifest_is_refused(run, tmp_path):
+    run()
+    (tmp_path / "out" / "sweep.json").unlink()
+    with pytest.raises(StoreError, match=r"holds results without sweep\.json"):
+        run()
+    (tmp_path / "out" / "sweep.json").write_text("{")
+    with pytest.raises(StoreError, match="cannot be read as a sweep's manifest"):
+        run()
+
+
+def test_every_sweep_on_these_days_counts_and_the_same_one_counts_once(run, cache, tmp_path):
+    assert run().trials_ledger == N
+    assert run().trials_ledger == N
+    assert run("again").trials_ledger == N
+    half = plan(last_day="2026-01-08")
+    assert run("half", half).trials_ledger == 2 * N
+    late = plan(first_day="2026-01-09")
+    assert run("late", late).trials_ledger == 2 * N  # the half's days are others
+    assert run().trials_ledger == 3 * N
+    assert (cache.folder.parent / NAME).exists()
+
+
+def test_trials_are_counted_before_their_part_can_be_seen(run, cache, tmp_path, monkeypatch):
+    class StopError(Exception):
+        pass
+
+    def put(self, *args):
+        raise StopError
+
+    monkeypatch.setattr("dolphin.backtest.sweep.run.SweepStore.put_part", put)
+    with pytest.raises(StopError):
+        run()
+    assert TrialLedger(cache.folder.parent, tmp_path / "out").total("2026-01-05", "2026-01-05") == 7
+
+
+def test_a_ledger_that_cannot_be_read_stops_a_sweep(run, cache):
+    (cache.folder.parent / NAME).write_text("[]")
+    with pytest.raises(StoreError, match="cannot be read as a ledger of trials"):
+        run()
+
+
+def test_refused_combinations_are_listed(run, tmp_path):
+    axes = {"vel_div_threshold": [-0.02, -0.06], "max_hold_bars": [10, 20]}
+    done = run(asked=plan(parameters=axes))
+    assert (len(done.rows), done.manifest.refused) == (2, 2)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "refused.jsonl").read_text().splitlines()]
+    assert [line["design_index"] for line in lines] == [2, 3]
+    assert done.rows.columns["design_index"].tolist() == [0, 1]
+    assert done.manifest.refused_by_rule[0]["count"] == 2
+
+
+def test_a_period_that_does_not_fit_says_how_many_days_do(run):
+    with pytest.raises(DataError, match=r"10 days of 5 assets .*about 4 days fit.*--memory-gb"):
+        run(memory=int(sweep_run.bytes_of(2880, 5) * 0.45))
+
+
+def test_days_that_are_not_there_are_refused(run):
+    with pytest.raises(
+        DataError, match="no day from 2027-01-01 to the last; it has 2026-01-05 to 2026-01-14"
+    ):
+        run(asked=plan(first_day="2027-01-01"))
+
+
+def test_canonical_bytes_know_one_nan_and_every_bit():
+    def rows(x):
+        columns = {"set_hash": np.array([b"a" * 16]), "net": np.array([x])}
+        return canonical_bytes(Rows(columns, np.array([[1.0]])))
+
+    other_nan = np.array([0x7FF8000000000001], np.uint64).view(np.float64)[0]
+    assert rows(np.nan) == rows(other_nan) == rows(-np.nan)
+    assert rows(1.0) != rows(np.nextafter(1.0, 2.0))
+    assert rows(1.0) == b"a" * 16 + np.array([1.0, 1.0], "<f8").tobytes()
+
+
+def test_a_manifest_is_read_back_as_it_was(run, tmp_path):
+    done = run()
+    text = (tmp_path / "out" / "sweep.json").read_text()
+    assert json.loads(text) == msgspec.to_builtins(done.manifest)
