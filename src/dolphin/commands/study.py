@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,7 +113,7 @@ def execute(args: argparse.Namespace) -> int:
         "id": cache.manifest.source_id,
         "universe": cache.manifest.universe_id,
         "assets": len(cache.symbols),
-        "notes": "; ".join(columns.notes) or "none",
+        "notes": list(columns.notes),
     }
     told_at = time.monotonic()
 
@@ -137,19 +138,23 @@ def told(found: dict[str, Any], folder: Path) -> str:
     verdict = found["verdict"]
     marks = {True: "passed", False: "not passed", None: "open"}
     lines = [verdict["headline"], ""]
-    lines += [f"  {x['about']}: {x['text']}" for x in verdict["sentences"]]
+    lines += [_wrapped(f"{x['about']}: {x['text']}") for x in verdict["sentences"]]
     lines += [
         "",
         *(f"  {marks[c['passed']]:<10} {c['question']} {c['value']}" for c in verdict["checks"]),
         "",
     ]
-    lines += [f"  note: {text}" for text in verdict["cautions"]]
+    lines += [_wrapped(f"note: {text}") for text in verdict["cautions"]]
     lines += [
         "",
         f"  result     {found['result_sha256']}",
         f"  report     {folder / 'study.html'}",
     ]
     return "\n".join(lines)
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 100, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
 
 
 def grid_file(path: Path) -> dict[str, list[Any]]:

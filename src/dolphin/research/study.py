@@ -342,7 +342,7 @@ def study(
     asked : Study
         Set, grid and lengths.
     source : mapping
-        Where the data come from, for the record; `name` is shown, all of it is kept.
+        Where the data come from, for the record; `name` is shown, `notes` (sentences) are told as cautions.
     on_progress : callable, optional
         Gets the phase, what is done and how much there is.
 
@@ -374,13 +374,13 @@ def study(
 
     found: dict[str, Any] = {
         "format": FORMAT,
-        "source": dict(source),
+        "source": {key: value for key, value in source.items() if key != "notes"},
         "set": {"name": asked.set_name, "hash": asked.params.hash(), "parameters": asked.params.as_dict()},
         "settings": _settings(asked),
         "days": list(runs.calendar.names),
         "n_bars": len(inputs.timestamp_ns),
         "bar_seconds": float(np.median(np.diff(inputs.timestamp_ns))) / 1e9,
-        "notes": list(runs.calendar.notes),
+        "notes": [*source.get("notes", ()), *runs.calendar.notes],
         "trials": [
             {
                 "values": {name: getattr(trial, name) for name in asked.grid},
