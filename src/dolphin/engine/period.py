@@ -658,6 +658,26 @@ def tally(
 
 
 @kernel
+def deepest_above(peak: float, drawdown: float) -> float:
+    """Equity (USDT) from which on, up to the peak, `deepest` surely changes nothing.
+
+    A little above peak x (1 - drawdown), so that the rounding of either form cannot matter.
+    """
+    if drawdown > 0.99:
+        return peak
+    return peak * (1.0 - drawdown) * (1.0 + 1e-10)
+
+
+@kernel
+def adverse_before(p: StepParams, vel_div: FloatArray, begin: int, t: int, run: int) -> int:
+    """The run of adverse bars after bars begin to t - 1, from the run before them."""
+    k = t
+    while k > begin and adverse_run(p, 0, vel_div[k - 1]) == 1:
+        k -= 1
+    return t - k + (run if k == begin else 0)
+
+
+@kernel
 def next_signal(vel_div: FloatArray, t: int, stop: int, threshold: float, direction: int) -> int:
     """First bar from t on whose vel_div (1/s) is a signal, or stop."""
     while t < stop and not is_signal(vel_div[t], threshold, direction):
@@ -718,22 +738,29 @@ def hold_on(
     run = position.adverse_run
     calmed = position.breaker_calmed
     keep = marks.shape[0] > 0
+    enough = deepest_above(peak, drawdown)
+    begin = t
     while t < stop:
         now = Position(
             position.entry_price, position.leverage, position.entry_spread, position.posture, calmed, run
         )
-        action, _, pnl_pct, _, _, _ = judge(
-            p, now, t - since, prices[lead + t], vel_div[t], v50[t] - v750[t], calm
-        )
+        spread = v50[t] - v750[t] if p.tf_enabled else 0.0
+        adverse = vel_div[t] if p.vd_enabled else 0.0
+        action, _, pnl_pct, _, _, _ = judge(p, now, t - since, prices[lead + t], adverse, spread, calm)
         if action == ACTION_EXIT:
             break
-        run = adverse_run(p, run, vel_div[t])
+        if p.vd_enabled:
+            run = adverse_run(p, run, adverse)
         calmed = False
         equity = capital + pnl_pct * notional
         if keep:
             marks[t] = equity
-        peak, drawdown = deepest(equity, peak, drawdown)
+        if equity > peak or equity < enough:
+            peak, drawdown = deepest(equity, peak, drawdown)
+            enough = deepest_above(peak, drawdown)
         t += 1
+    if not p.vd_enabled:
+        run = adverse_before(p, vel_div, begin, t, run)
     ints[ADVERSE_RUN] = run
     ints[ACB_FLAG] = 1 if calmed else 0
     return t, peak, drawdown

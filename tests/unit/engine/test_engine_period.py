@@ -16,7 +16,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "reference"))
 
 from engine_market import Spec
-from period_market import drive, inputs_of
 
 import dolphin.backtest.period as period
 from dolphin.backtest.period import PeriodRunner
@@ -24,8 +23,18 @@ from dolphin.domain import codes
 from dolphin.domain.errors import DataError, InvariantError
 from dolphin.domain.params import CHAMPION, GOLD, GREEN, ParameterSet
 from dolphin.engine.engine import Snapshot
-from dolphin.engine.period import BookBars, PeriodInputs, changes_of, market_of
-from dolphin.engine.state import EngineOptions
+from dolphin.engine.period import (
+    BookBars,
+    PeriodInputs,
+    adverse_before,
+    changes_of,
+    deepest,
+    deepest_above,
+    market_of,
+)
+from dolphin.engine.state import EngineOptions, step_params
+from dolphin.engine.step import adverse_run
+from period_market import drive, inputs_of
 
 QUICK = GOLD.with_values({"lookback": 55, "max_hold_bars": 9, "fixed_tp_pct": 0.002})
 
@@ -223,3 +232,27 @@ def test_a_batch_tells_how_far_it_is() -> None:
     told: list[int] = []
     PeriodRunner(market()).run_many([(QUICK, None)] * 4, threads=2, on_done=told.append)
     assert told == [1, 2, 3, 4]
+
+
+def test_the_equity_that_changes_no_drawdown_changes_none() -> None:
+    """Over the whole range, also a hair from the edge and with nearly everything lost."""
+    rng = np.random.default_rng(4)
+    for _ in range(3000):
+        peak = float(rng.uniform(1.0, 1e6))
+        drawdown = float(rng.choice([0.0, rng.random(), 1e-9, 0.99, 0.995, 1.0]))
+        enough = deepest_above(peak, drawdown)
+        for equity in (enough, float(np.nextafter(enough, np.inf)), float(rng.uniform(enough, peak))):
+            if enough <= equity <= peak:
+                assert deepest(equity, peak, drawdown) == (peak, drawdown)
+
+
+def test_the_run_of_adverse_bars_is_counted_from_its_end() -> None:
+    p = step_params(GOLD, ["BTCUSDT"], EngineOptions())
+    rng = np.random.default_rng(9)
+    for _ in range(200):
+        vel_div = rng.choice([0.01, 0.02, 0.03], size=12, p=[0.2, 0.1, 0.7])
+        begin, end, before = int(rng.integers(0, 6)), int(rng.integers(6, 13)), int(rng.integers(0, 4))
+        run = before
+        for t in range(begin, end):
+            run = adverse_run(p, run, float(vel_div[t]))
+        assert adverse_before(p, vel_div, begin, end, before) == run
