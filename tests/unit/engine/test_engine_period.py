@@ -241,7 +241,11 @@ def test_the_equity_that_changes_no_drawdown_changes_none() -> None:
         peak = float(rng.uniform(1.0, 1e6))
         drawdown = float(rng.choice([0.0, rng.random(), 1e-9, 0.99, 0.995, 1.0]))
         enough = deepest_above(peak, drawdown)
-        for equity in (enough, float(np.nextafter(enough, np.inf)), float(rng.uniform(enough, peak))):
+        for equity in (
+            enough,
+            float(np.nextafter(enough, np.inf)),
+            float(rng.uniform(min(enough, peak), peak)),
+        ):
             if enough <= equity <= peak:
                 assert deepest(equity, peak, drawdown) == (peak, drawdown)
 
