@@ -1,24 +1,29 @@
-"""Backtest: daily scan caches through the same session, journal, ledger and report as a live run.
+"""Backtest bar by bar: daily scan caches through the very session, journal and ledger of a live run.
 
 Entry point: `replay`. It is the live trader without a grid; only the source of scans differs, so the digest
-of decisions is the run's. A day that is half built, has gaps, or is not what its manifest says is refused.
+of decisions is the run's. It is the oracle of `dolphin.backtest.whole`, which decides the same in a fraction
+of the time, and the engine of `dolphin backtest --engine step`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from dolphin.alpha.volatility import VOL_THRESHOLD
-from dolphin.domain.errors import DataError, StoreError
-from dolphin.domain.params import ParameterSet
+from dolphin.backtest.settings import (
+    MODELLED,
+    STEP,
+    BacktestSettings,
+    Checked,
+    check,
+    identity_of,
+    manifest_of,
+)
 from dolphin.domain.scan import ScanRow
 from dolphin.host.finish import JOURNAL_FILE, SETTINGS_FILE, finish, write_settings
-from dolphin.host.identity import NO_BOOKS, Identity, warnings_of
-from dolphin.host.session import Session, Step
+from dolphin.host.identity import NO_BOOKS, warnings_of
+from dolphin.host.session import Step
 from dolphin.journal.store import Journal, require_writable
 from dolphin.market.scan_cache import CacheReader, CacheRow
 from dolphin.services.trader import Trader
@@ -26,23 +31,7 @@ from dolphin.services.trader import Trader
 #: A killed backtest starts again, so that its journal need not be durable bar by bar.
 BARS_PER_COMMIT = 2000
 
-MODELLED = "Backtest: fills are modelled, no order was ever sent."
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BacktestSettings:
-    """What a backtest is asked to do."""
-
-    set_name: str
-    params: ParameterSet
-    folder: Path
-    deployment: str = "BLUE"
-    vol_threshold: float = VOL_THRESHOLD
-    posture_when_unknown: int = 0
-    allow_partial: bool = False
-    first_day: str | None = None
-    last_day: str | None = None
-    report: bool = True
+__all__ = ["BacktestSettings", "Checked", "check", "replay", "row_of"]
 
 
 def row_of(row: CacheRow, certified_bits: int) -> ScanRow:
@@ -60,35 +49,6 @@ def row_of(row: CacheRow, certified_bits: int) -> ScanRow:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """A backtest that nothing speaks against: its session, its days, and what is wrong with allowed ones."""
-
-    session: Session
-    days: tuple[str, ...]
-    faults: tuple[str, ...]
-
-
-def check(cache: CacheReader, settings: BacktestSettings) -> Checked:
-    """Look at everything that can be refused; writes nothing.
-
-    Raises ConfigError for settings that may not trade, DataError for a day that is refused, StoreError when
-    the folder holds another run.
-    """
-    session = _identity(cache, settings).session(cache.symbols)
-    days = tuple(
-        day
-        for day in cache.days()
-        if (settings.first_day or "") <= day <= (settings.last_day or "9999-12-31")
-    )
-    if not days:
-        raise DataError(f"{cache.folder}: no day between {settings.first_day} and {settings.last_day}")
-    faults = tuple(f"{day}: {fault}" for day in days for fault in cache.check(day, settings.allow_partial))
-    if (settings.folder / JOURNAL_FILE).exists():
-        raise StoreError(f"{settings.folder}: a run is here already; choose another --out")
-    return Checked(session, days, faults)
-
-
 def replay(
     cache: CacheReader,
     settings: BacktestSettings,
@@ -104,16 +64,22 @@ def replay(
     started = time.monotonic()
     checked = checked or check(cache, settings)
     session, days, faults = checked.session, checked.days, checked.faults
-    identity = _identity(cache, settings)
+    identity = identity_of(cache, settings)
     require_writable(settings.folder)
     total = sum(cache.manifest.days[day].rows for day in days)
-    journal = Journal.create(settings.folder / JOURNAL_FILE, identity.recorded())
+    asked, data = manifest_of(cache, settings, days, STEP)
+    journal = Journal.create(settings.folder / JOURNAL_FILE, {**identity.recorded(), **asked})
     journal.bars_per_commit = BARS_PER_COMMIT
-    trader = Trader(session, journal, posture_when_unknown=settings.posture_when_unknown)
+    trader = Trader(
+        session,
+        journal,
+        posture_when_unknown=settings.posture_when_unknown,
+        forewarner=settings.assessor,
+    )
     done = 0
     interrupted = False
     try:
-        write_settings(settings.folder, identity.recorded(), cache.symbols)
+        write_settings(settings.folder, {**identity.recorded(), **asked}, cache.symbols, days=data)
         for day in days:
             bits = cache.manifest.days[day].min_certified_bits or 0
             for row in cache.scans(day):
@@ -161,17 +127,3 @@ def replay(
         raise
     finally:
         journal.close()
-
-
-def _identity(cache: CacheReader, settings: BacktestSettings) -> Identity:
-    return Identity(
-        feed="cache",
-        source=cache.manifest.source or str(cache.folder),
-        source_id=cache.manifest.source_id,
-        universe_id=cache.manifest.universe_id,
-        set_name=settings.set_name,
-        params=settings.params,
-        deployment=settings.deployment,
-        vol_threshold=settings.vol_threshold,
-        posture_when_unknown=settings.posture_when_unknown,
-    )

@@ -12,8 +12,9 @@ _EPILOG = """example:
 
 Recomputes leverage, notional, exit fill, order-book edge and every cash flow in
 decimal arithmetic, compares entry and exit prices with the stored scans, and
-checks that bars, positions, trades and legs fit together. A run without stored
-scans (a backtest) has its prices not proved, and the last line says so.
+checks that bars, positions, trades and legs fit together. A backtest's prices are
+compared on every bar with its scan cache, where that is still there and the
+same; else they are not proved, and the last line says so.
 Exit 0 only if nothing is found.
 """
 
@@ -29,19 +30,24 @@ def execute(args: argparse.Namespace) -> int:
     """Audit; 0 only if the ledger balances and nothing is found."""
     import json
 
+    from dolphin.backtest.prices import prices_of_run
     from dolphin.domain.params import ParameterSet
-    from dolphin.host.finish import JOURNAL_FILE
     from dolphin.journal.audit import audit
-    from dolphin.journal.store import Journal
+    from dolphin.journal.bar_columns import read_journal
     from dolphin.market.scan_store import ScanStore
     from dolphin.services.embedded import prices_from_store
 
     folder = Path(args.run)
-    journal = Journal.read_only(folder / JOURNAL_FILE)
+    journal = read_journal(folder)
     try:
-        params = ParameterSet(**json.loads(journal.meta()["parameters"]))
+        meta = journal.meta()
+        params = ParameterSet(**json.loads(meta["parameters"]))
         has_scans = (folder / "arrow_scans").is_dir()
-        result = audit(journal, params, prices_from_store(ScanStore(folder)) if has_scans else None)
+        price_of = prices_from_store(ScanStore(folder)) if has_scans else None
+        market = None if has_scans else prices_of_run(meta)
+        if market is not None:
+            price_of, has_scans = market.price_of, True
+        result = audit(journal, params, price_of, None if market is None else market.prices_at)
         events = [event for event in journal.events() if event[1] == "invariant"]
     finally:
         journal.close()

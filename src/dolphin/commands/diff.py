@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Mapping
 from itertools import zip_longest
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dolphin.commands.shared import add_json, plural, print_json, tell
@@ -83,13 +82,12 @@ def _readable(decision: Decision) -> dict[str, Any]:
 
 def execute(args: argparse.Namespace) -> int:
     """Compare; 0 when every decision is equal."""
-    from dolphin.host.finish import JOURNAL_FILE
-    from dolphin.journal.store import Journal
+    from dolphin.journal.bar_columns import read_journal
 
     with contextlib.ExitStack() as stack:
         journals = []
         for folder in (args.a, args.b):
-            journals.append(Journal.read_only(Path(folder) / JOURNAL_FILE))
+            journals.append(read_journal(folder))
             stack.callback(journals[-1].close)
         first, second = journals
         settings = _settings(first.meta(), second.meta())

@@ -119,8 +119,8 @@ class WorkDisplay:
         else:
             say(line)
 
-    def progress(self, phase: str, bars: int, total: int | None, **counts: int) -> None:
-        """Show how far the work is; `counts` are told by their names, given for one."""
+    def progress(self, phase: str, bars: int, total: int | None, *, unit: str = "bar", **counts: int) -> None:
+        """Show how far the work is; `counts` are told by their names, given for one, as is `unit`."""
         if self._quiet:
             return
         now = self._clock()
@@ -130,13 +130,13 @@ class WorkDisplay:
         ):
             return
         self._told_at = now
-        told = ", ".join(plural(n, name) for name, n in counts.items())
+        told = "".join(f", {plural(n, name)}" for name, n in counts.items())
         of = f" of {total:,}" if total else ""
         if self._bar is not None:
-            text = f"{bars:,}{'/' if total else ''}{f'{total:,}' if total else ''} bars, {told}"
+            text = f"{bars:,}{'/' if total else ''}{f'{total:,}' if total else ''} {unit}s{told}"
             self._bar.update(self._task, completed=bars, total=total, description=phase, text=text)
         else:
-            say(f"{phase}: {bars:,}{of} bars, {told}")
+            say(f"{phase}: {bars:,}{of} {unit}s{told}")
 
 
 def counted(counts: Mapping[str, int], prices_rejected: Mapping[str, int]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -14,8 +15,6 @@ import numpy as np
 from dolphin import __version__
 from dolphin.domain.codes import (
     ACTION_ENTER,
-    ACTION_EXIT,
-    ACTION_HOLD,
     ACTION_NONE,
     BOUNDS,
     BUCKETS,
@@ -25,9 +24,10 @@ from dolphin.domain.decision import Decision
 from dolphin.domain.errors import StoreError
 from dolphin.domain.params import ParameterSet
 from dolphin.domain.scan import WINDOWS
+from dolphin.host.identity import CODE_SHA256, COMMAND, code_sha256, command_line
 from dolphin.host.session import OpenTrade
 from dolphin.host.summary import summarise
-from dolphin.journal.audit import AuditResult, PriceOf, audit
+from dolphin.journal.audit import AuditResult, PriceOf, PricesAt, audit
 from dolphin.journal.ledger import ClosedTrade, usdt
 from dolphin.journal.store import Journal
 from dolphin.report.data import ReportData, TradeRow
@@ -55,6 +55,7 @@ def finish(
     opened: OpenTrade | None,
     notes: tuple[str, ...] = (),
     price_of: PriceOf | None = None,
+    market: PricesAt | None = None,
     report: bool = True,
     status: str = "finished",
 ) -> tuple[dict[str, Any], AuditResult]:
@@ -63,7 +64,7 @@ def finish(
     Returns summary and audit. The status is set last: a run that died before is still `running`, and a resume
     writes everything again. Raises StoreError when a file cannot be written.
     """
-    result = audit(journal, params, price_of)
+    result = audit(journal, params, price_of, market)
     path = folder / REPORT_FILE
     told = {**facts, "notes": list(notes), "report": str(path) if report else None}
     summary = summarise(journal, params, result, told)
@@ -90,9 +91,19 @@ def write_text(path: Path, text: str) -> None:
         ) from error
 
 
-def write_settings(folder: Path, recorded: Mapping[str, str], symbols: Sequence[str]) -> None:
-    """Write settings.json: what the run was asked to do. Raises StoreError."""
-    text = json.dumps({**recorded, "symbols": list(symbols)}, indent=1) + "\n"
+def write_settings(folder: Path, recorded: Mapping[str, str], symbols: Sequence[str], **more: Any) -> None:
+    """Write settings.json: what the run was asked to do, and what it was done with. Raises StoreError.
+
+    Code, versions, command line and environment are what `dolphin reproduce` compares and repeats.
+    """
+    environment = {k: v for k, v in sorted(os.environ.items()) if k.startswith("DOLPHIN_")}
+    made_with = {
+        CODE_SHA256: code_sha256(),
+        "versions": versions(),
+        COMMAND: command_line(),
+        "environment": environment,
+    }
+    text = json.dumps({**recorded, "symbols": list(symbols), **more, **made_with}, indent=1) + "\n"
     write_text(folder / SETTINGS_FILE, text)
 
 
@@ -111,7 +122,7 @@ def report_data(
     notes: tuple[str, ...],
 ) -> ReportData:
     """The journal as the report wants it."""
-    marks = journal.equity()
+    stamps, equity = journal.marks()
     meta = journal.meta()
     lambdas = np.array(journal.lambdas(), dtype=np.float64)
     legs: dict[str, dict[str, int]] = {}
@@ -119,19 +130,9 @@ def report_data(
         legs.setdefault(trade_id, {})[leg] = amount
     entries: dict[int, Decision] = {}
     exits: dict[int, Decision] = {}
-    vel_div: list[float] = []
-    held: dict[int, list[float]] = {}
-    path: list[float] = []
-    for decision in journal.decisions():
-        vel_div.append(decision.vel_div)
-        if decision.action == ACTION_ENTER:
-            entries[decision.bar_idx] = decision
-            path = held[decision.bar_idx] = [decision.price]
-        elif decision.action == ACTION_HOLD:
-            path.append(decision.price)
-        elif decision.action == ACTION_EXIT:
-            exits[decision.bar_idx] = decision
-            path.append(decision.scan_price)
+    for decision in journal.decisions(active=True):
+        (entries if decision.action == ACTION_ENTER else exits)[decision.bar_idx] = decision
+    seen = journal.series()
     trades = journal.trades()
     rows = [
         _closed_row(trade, entries[trade.entry_bar], exits[trade.exit_bar], legs[trade.trade_id])
@@ -140,9 +141,9 @@ def report_data(
     entry_bars = {trade.trade_id: trade.entry_bar for trade in trades}
     if opened is not None:
         entry_bars[opened.trade_id] = opened.entry.bar_idx
-    if opened is not None and marks:
-        rows.append(_open_row(opened, params, marks[-1][0]))
-        unrealised = marks[-1][2] - opened.entry.capital
+    if opened is not None and len(stamps):
+        rows.append(_open_row(opened, params, journal.last_bar()))
+        unrealised = float(equity[-1]) - opened.entry.capital
         notes = (
             *notes,
             f"One position is open: {opened.entry.asset}, marked at {unrealised:+,.2f} USDT"
@@ -156,9 +157,9 @@ def report_data(
         summary=summary,
         parameters=params.as_dict(),
         provenance={**{k: v for k, v in meta.items() if k not in ("schema_version", "status")}, **versions()},
-        timestamp_ns=np.array([m[1] for m in marks], dtype=np.int64),
-        equity=np.array([m[2] for m in marks], dtype=np.float64),
-        vel_div=np.array(vel_div, dtype=np.float64),
+        timestamp_ns=stamps,
+        equity=equity,
+        vel_div=seen.vel_div,
         lambdas={w: lambdas[:, k] for k, w in enumerate(WINDOWS)} if lambdas.size else {},
         threshold=params.vel_div_threshold,
         extreme=params.vel_div_extreme,
@@ -170,9 +171,7 @@ def report_data(
         },
         notes=notes,
         prices_of_trades={
-            trade_id: np.array(held[bar], dtype=np.float64)
-            for trade_id, bar in entry_bars.items()
-            if bar in held
+            trade_id: seen.held[bar] for trade_id, bar in entry_bars.items() if bar in seen.held
         },
     )
 

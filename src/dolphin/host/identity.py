@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +15,9 @@ from typing import Any, Final
 from dolphin.domain.codes import POSTURES
 from dolphin.domain.params import ParameterSet
 from dolphin.host.session import Session
+
+#: Where a run's settings keep what they were made with.
+CODE_SHA256, DATA_SHA256, COMMAND = "code_sha256", "data_sha256", "command"
 
 NO_BOOKS: Final = (
     "No order books are wired: the order-book edge is a coin flip of the legacy model, shown apart."
@@ -93,3 +99,26 @@ class Identity:
 def warnings_of(session: Session) -> list[str]:
     """What a person must know of any run over this universe."""
     return [NO_BTC] if session.btc_missing else []
+
+
+@functools.cache
+def code_sha256() -> str:
+    """SHA-256 (hex) over the package's Python sources: their paths inside it and their bytes, sorted."""
+    root = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root).as_posix()
+        content = path.read_bytes()
+        digest.update(f"{name} {len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def data_sha256(days: Mapping[str, str]) -> str:
+    """SHA-256 (hex) over the days of a cache and the SHA-256 of each one's file, in their order."""
+    return hashlib.sha256("".join(f"{day} {days[day]}\n" for day in sorted(days)).encode()).hexdigest()
+
+
+def command_line() -> list[str]:
+    """The words after the program's name, for a run's settings."""
+    return list(sys.argv[1:])

@@ -11,7 +11,10 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
-from dolphin.domain.clock import day_from_ns
+import numpy as np
+
+from dolphin.domain.bar import FloatArray, IntArray
+from dolphin.domain.clock import NS_PER_DAY, day_from_ns
 from dolphin.domain.codes import ACTION_ENTER, ACTION_EXIT
 from dolphin.domain.params import ParameterSet
 from dolphin.journal.audit import AuditResult
@@ -40,38 +43,40 @@ def sharpe_ratio(daily_closes: Sequence[float], initial: float) -> float | None:
     return mean / math.sqrt(variance) * math.sqrt(DAYS_A_YEAR)
 
 
-def max_drawdown(equity: Sequence[float], initial: float) -> float:
-    """Largest fall of marked equity below its running peak, as a fraction of the peak, per bar."""
-    peak = initial
-    worst = 0.0
-    for level in equity:
-        peak = max(peak, level)
-        worst = max(worst, (peak - level) / peak)
-    return worst
+def max_drawdown(equity: FloatArray, initial: float) -> float:
+    """Largest fall of marked equity (n_bars,) below its running peak, as a fraction of the peak, per bar."""
+    if not len(equity):
+        return 0.0
+    peak = np.maximum(np.maximum.accumulate(equity), initial)
+    return float(((peak - equity) / peak).max())
 
 
-def daily_closes(marks: Sequence[tuple[int, int, float]]) -> list[float]:
-    """Last marked equity of each UTC day, in order, from (bar_idx, timestamp_ns, equity) rows."""
-    closes: dict[str, float] = {}
-    for _, timestamp_ns, equity in marks:
-        closes[day_from_ns(timestamp_ns)] = equity
-    return list(closes.values())
+def daily_closes(timestamp_ns: IntArray, equity: FloatArray) -> list[float]:
+    """Last marked equity of each UTC day, in order; both (n_bars,), times growing."""
+    if not len(equity):
+        return []
+    last = np.append(np.diff(timestamp_ns // NS_PER_DAY) != 0, True)
+    found: list[float] = equity[last].tolist()
+    return found
 
 
 def days_results(
     ended: Sequence[Mapping[str, Any]],
     trades: Sequence[ClosedTrade],
-    marks: Sequence[tuple[int, int, float]],
+    last_ns: int | None,
     initial: float,
     capital: float,
 ) -> list[dict[str, Any]]:
-    """Date, pnl, trades and capital of each day, of closed trades, in USDT; the last day is still `open`."""
+    """Date, pnl, trades and capital of each day, of closed trades, in USDT; the last day is still `open`.
+
+    last_ns is the last bar's stamp, None where there was none.
+    """
     found: list[dict[str, Any]] = [
         {key: day[key] for key in ("date", "pnl", "trades", "capital")} for day in ended
     ]
-    if not marks:
+    if last_ns is None:
         return found
-    last = day_from_ns(marks[-1][1])
+    last = day_from_ns(last_ns)
     if not found or found[-1]["date"] < last:
         before = found[-1]["capital"] if found else initial
         closed = sum(1 for trade in trades if day_from_ns(trade.exit_ns) == last)
@@ -96,7 +101,8 @@ def summarise(
     initial = Decimal(repr(params.initial_capital))
     net = usdt(sum(totals.values()))
     edge = usdt(legs.get("ob_edge", 0))
-    marks = journal.equity()
+    stamps, equity = journal.marks()
+    any_bar = len(stamps) > 0
     actions: dict[int, int] = {}
     for (action, _), n in journal.reasons().items():
         actions[action] = actions.get(action, 0) + n
@@ -107,7 +113,7 @@ def summarise(
         "set": facts.get("set"),
         "set_hash": params.hash(),
         "bars": facts.get("bars"),
-        "scans": len(marks),
+        "scans": len(stamps),
         "certified_bits_min": journal.certified_bits_min(),
         "trades": len(trades),
         "entries_short": entered if short else 0,
@@ -119,18 +125,22 @@ def summarise(
         "slippage": float(usdt(-legs.get("exit_slippage", 0))),
         "ob_edge": float(edge),
         "profit_factor": wins / losses if losses else None,
-        "sharpe": sharpe_ratio(daily_closes(marks), params.initial_capital),
-        "max_drawdown": max_drawdown([m[2] for m in marks], params.initial_capital),
+        "sharpe": sharpe_ratio(daily_closes(stamps, equity), params.initial_capital),
+        "max_drawdown": max_drawdown(equity, params.initial_capital),
         "win_rate": sum(1 for t in totals.values() if t > 0) / len(trades) if trades else None,
         "capital": float(initial + net),
-        "equity": marks[-1][2] if marks else float(initial),
+        "equity": float(equity[-1]) if any_bar else float(initial),
         "open_position": entered > actions.get(ACTION_EXIT, 0),
         "ledger_balanced": audit.balanced,
         "decisions_sha256": audit.decisions_sha256,
         "wall_s": facts.get("wall_s"),
         "report": facts.get("report"),
         "days_results": days_results(
-            journal.days(), trades, marks, params.initial_capital, float(initial + net)
+            journal.days(),
+            trades,
+            int(stamps[-1]) if any_bar else None,
+            params.initial_capital,
+            float(initial + net),
         ),
         **{key: value for key, value in facts.items() if key not in _STANDARD},
     }

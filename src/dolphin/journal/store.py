@@ -24,11 +24,13 @@ import threading
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 import msgspec
+import numpy as np
 
-from dolphin.domain.codes import ACTION_HOLD, ACTION_NONE
+from dolphin.domain.bar import FloatArray, IntArray
+from dolphin.domain.codes import ACTION_ENTER, ACTION_EXIT, ACTION_HOLD, ACTION_NONE
 from dolphin.domain.decision import Decision
 from dolphin.domain.errors import DataError, InvariantError, StoreError
 from dolphin.journal.ledger import LEGS, ClosedTrade
@@ -64,6 +66,16 @@ CREATE TABLE snapshots (bar_idx INTEGER PRIMARY KEY, state BLOB NOT NULL);
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Decision).decode
 _MARKED = struct.Struct("<dq")
+
+
+class Series(NamedTuple):
+    """What a report draws of every bar: vel_div (n_bars,), 1/s, and scan prices of positions by entry bar.
+
+    The prices (USDT) go from a position's entry to its exit, or to the last bar.
+    """
+
+    vel_div: FloatArray
+    held: dict[int, FloatArray]
 
 
 class Record(NamedTuple):
@@ -122,7 +134,7 @@ class Journal:
         self._since_commit = 0
 
     @classmethod
-    def create(cls, path: Path, meta: Mapping[str, str], fsync_every: int = FSYNC_EVERY) -> Journal:
+    def create(cls, path: Path, meta: Mapping[str, str], fsync_every: int = FSYNC_EVERY) -> Self:
         """A new journal with its settings. Raises StoreError when there is one or it cannot be written."""
         lock = writer_lock(path)
         try:
@@ -136,7 +148,7 @@ class Journal:
             raise
 
     @classmethod
-    def open(cls, path: Path, fsync_every: int = FSYNC_EVERY) -> Journal:
+    def open(cls, path: Path, fsync_every: int = FSYNC_EVERY) -> Self:
         """An existing journal, to write on. Raises DataError when it is none, StoreError when in use."""
         if not path.exists():
             raise DataError(f"{path}: no journal here; expected the folder of a run")
@@ -148,7 +160,7 @@ class Journal:
             raise
 
     @classmethod
-    def _opened(cls, path: Path, fsync_every: int, lock: int) -> Journal:
+    def _opened(cls, path: Path, fsync_every: int, lock: int) -> Self:
         # A foreign file must stay as it is, so it is looked at before anything is set.
         cls.read_only(path).close()
         with _translated(path, "opened"):
@@ -166,7 +178,7 @@ class Journal:
         return cls(path, connection, fsync_every, lock)
 
     @classmethod
-    def read_only(cls, path: Path) -> Journal:
+    def read_only(cls, path: Path) -> Self:
         """An existing journal as it stands now, for reading, also while its run goes on.
 
         Raises DataError when there is none or it is no journal of this schema.
@@ -398,6 +410,29 @@ class Journal:
         """(bar_idx, timestamp_ns, marked equity in USDT) in bar order."""
         return list(self._rows("SELECT bar_idx, timestamp_ns, equity FROM decisions ORDER BY bar_idx"))
 
+    def marks(self) -> tuple[IntArray, FloatArray]:
+        """(timestamp_ns, marked equity in USDT) of every bar, arrays (n_bars,)."""
+        rows = np.array(
+            list(self._rows("SELECT timestamp_ns, equity FROM decisions ORDER BY bar_idx")),
+            dtype=[("timestamp_ns", np.int64), ("equity", np.float64)],
+        )
+        return rows["timestamp_ns"].copy(), rows["equity"].copy()
+
+    def series(self) -> Series:
+        """What was seen on every bar, and what a held asset cost."""
+        vel_div: list[float] = []
+        held: dict[int, list[float]] = {}
+        path: list[float] = []
+        for decision in self.decisions():
+            vel_div.append(decision.vel_div)
+            if decision.action == ACTION_ENTER:
+                path = held[decision.bar_idx] = [decision.price]
+            elif decision.action == ACTION_HOLD:
+                path.append(decision.price)
+            elif decision.action == ACTION_EXIT:
+                path.append(decision.scan_price)
+        return Series(np.array(vel_div), {bar: np.array(prices) for bar, prices in held.items()})
+
     def lambdas(self) -> list[tuple[float, ...]]:
         """Dominant eigenvalues of the windows by bar; an empty list when any bar came without them."""
         found: list[tuple[float, ...]] = []
@@ -411,10 +446,6 @@ class Journal:
         """Least certified accuracy of any scan decided on, in bits; None without bars or certificates."""
         least = self._row("SELECT min(certified_bits) FROM decisions")[0]
         return int(least) if least else None
-
-    def vel_divs(self) -> list[float]:
-        """vel_div by bar, 1/s."""
-        return [decision.vel_div for decision in self.decisions()]
 
     def reasons(self) -> dict[tuple[int, int], int]:
         """Count of bars by (action, reason) code."""

@@ -8,6 +8,7 @@ import sys
 from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "sim"))
@@ -87,11 +88,12 @@ def test_sharpe_is_absent_where_it_means_nothing(closes: list[float]) -> None:
 
 
 def test_the_drawdown_counts_from_the_start_and_on_every_bar() -> None:
-    assert max_drawdown([], 100.0) == 0.0
-    assert max_drawdown([90.0, 120.0, 60.0, 130.0], 100.0) == 0.5
-    assert max_drawdown([90.0, 95.0], 100.0) == pytest.approx(0.1)
+    assert max_drawdown(np.array([]), 100.0) == 0.0
+    assert max_drawdown(np.array([90.0, 120.0, 60.0, 130.0]), 100.0) == 0.5
+    assert max_drawdown(np.array([90.0, 95.0]), 100.0) == pytest.approx(0.1)
 
 
 def test_a_day_closes_with_its_last_mark() -> None:
-    marks = [(0, 5, 1.0), (1, NS_PER_DAY - 1, 2.0), (2, NS_PER_DAY, 3.0), (3, 2 * NS_PER_DAY, 4.0)]
-    assert daily_closes(marks) == [2.0, 3.0, 4.0]
+    stamps = np.array([5, NS_PER_DAY - 1, NS_PER_DAY, 2 * NS_PER_DAY])
+    assert daily_closes(stamps, np.array([1.0, 2.0, 3.0, 4.0])) == [2.0, 3.0, 4.0]
+    assert daily_closes(stamps[:0], np.array([])) == []

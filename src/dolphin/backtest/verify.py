@@ -1,0 +1,134 @@
+"""Is the whole-period engine right on this very cache? Some days again, bar by bar, and every bit compared.
+
+Entry points: `sample_days`, `verify`.
+"""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+
+from dolphin.backtest.market import Market, Walk
+from dolphin.backtest.settings import BacktestSettings
+from dolphin.backtest.stepping import session_at, step_at
+from dolphin.domain.codes import LEDGER_HALT, REASON_NONE
+from dolphin.domain.decision import Decision
+from dolphin.domain.errors import InvariantError
+from dolphin.journal.bar_columns import ColumnJournal, read_journal
+
+DAYS: Final = 3
+_SEED: Final = 20260105
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was compared, bit for bit, without a difference."""
+
+    days: tuple[str, ...]
+    bars: int
+    trades: int
+
+
+def sample_days(days: tuple[str, ...], n: int) -> tuple[str, ...]:
+    """n of the days in their order: the first, the last, and a seeded draw of the others."""
+    if n >= len(days):
+        return days
+    ends = dict.fromkeys((days[0], days[-1]) if n > 1 else (days[-1],))
+    others = [day for day in days if day not in ends]
+    return tuple(sorted([*ends, *random.Random(_SEED).sample(others, n - len(ends))]))  # noqa: S311
+
+
+def verify(
+    market: Market,
+    settings: BacktestSettings,
+    n_days: int = DAYS,
+    on_day: Callable[[int, int], None] = lambda done, total: None,
+) -> Verified:
+    """Decide n_days again through `Engine.step_bar`, each from the state at its start, and compare.
+
+    Compared are every field of every decision with the period engine's, the capital, and the canonical
+    record with what lies in the run's folder. Raises InvariantError naming day, bar and field.
+    """
+    journal = read_journal(settings.folder)
+    try:
+        if not isinstance(journal, ColumnJournal):
+            raise InvariantError(
+                f"{settings.folder}: was decided bar by bar; there is nothing to compare with"
+            )
+        n_bars = journal.last_bar() + 1
+        market = _halted(market, journal)
+        starts = market.day_starts().tolist()
+        spans = {
+            market.day_of(begin): (begin, min(end, n_bars))
+            for begin, end in pairwise(starts)
+            if begin < n_bars
+        }
+        chosen = sample_days(tuple(spans), n_days)
+        walk = Walk(settings.params, market, settings.vol_threshold)
+        bars = trades = 0
+        for k, day in enumerate(chosen):
+            begin, end = spans[day]
+            trades += _compare_day(walk.to(begin), day, end, journal)
+            bars += end - begin
+            on_day(k + 1, len(chosen))
+        return Verified(chosen, bars, trades)
+    finally:
+        journal.close()
+
+
+def _halted(market: Market, journal: ColumnJournal) -> Market:
+    """The market with the refusals of a run whose ledger refused a trade."""
+    stamps = [stamp for stamp, kind, _ in journal.events() if kind == "invariant"]
+    if not stamps:
+        return market
+    refusal = np.full(len(market), REASON_NONE, np.int64)
+    refusal[int(np.searchsorted(market.timestamp_ns, stamps[0])) + 1 :] = LEDGER_HALT
+    return replace(market, refusal=refusal)
+
+
+def _compare_day(walk: Walk, day: str, end: int, journal: ColumnJournal) -> int:
+    """Closed trades of a day that is the same both ways; the walk goes to its end."""
+    begin = walk.at
+    session = session_at(walk)
+    result = walk.look(end, "all")
+    numbers = np.ascontiguousarray(walk.market.scan_number[begin:end])
+    written = journal.canonicals(begin)
+    trades = 0
+    for bar, ours in enumerate(result.decisions(scan_numbers=numbers), begin):
+        step = step_at(session, walk.market, bar)
+        field = difference(ours, step.decision)
+        if field:
+            a, b = getattr(ours, field), getattr(step.decision, field)
+            raise InvariantError(f"{day}, bar {bar}: {field} is {a!r}, step_bar gives {b!r}; report this bar")
+        if _bits(float(result.equity[bar - begin])) != _bits(step.equity):
+            raise InvariantError(
+                f"{day}, bar {bar}: equity is {float(result.equity[bar - begin])!r},"
+                f" step_bar gives {step.equity!r}; report this bar"
+            )
+        if next(written, (0, 0, b""))[2] != step.decision.canonical():
+            raise InvariantError(
+                f"{day}, bar {bar}: the record in {journal.path.parent} is another than step_bar gives;"
+                " run the backtest again"
+            )
+        trades += step.closed is not None
+    if result.state.arrays != session.state().engine.arrays:
+        raise InvariantError(f"{day}: the states after bar {end - 1} differ; report this day")
+    walk.go(end, result)
+    return trades
+
+
+def difference(a: Decision, b: Decision) -> str:
+    """Name of the first field whose bits differ, or an empty string."""
+    return next(
+        (name for name in a.__struct_fields__ if _bits(getattr(a, name)) != _bits(getattr(b, name))), ""
+    )
+
+
+def _bits(value: Any) -> Any:
+    return struct.pack("<d", value) if isinstance(value, float) else value

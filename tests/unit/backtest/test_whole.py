@@ -1,0 +1,489 @@
+"""The whole-period backtest: the bits, the trades and the figures of the backtest bar by bar."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from backtest_market import write_cache
+
+from dolphin.backtest import market as market_module
+from dolphin.backtest.prices import MarketPrices, prices_of_run
+from dolphin.backtest.replay import replay
+from dolphin.backtest.settings import BacktestSettings
+from dolphin.backtest.verify import sample_days, verify
+from dolphin.backtest.whole import Progress, backtest, prepare
+from dolphin.domain.codes import ACTION_HOLD, HIBERNATE, MC_RED, REASONS, STALKER
+from dolphin.domain.errors import DataError, InvariantError, StoreError
+from dolphin.domain.params import GOLD, GREEN, NAMED_SETS, ParameterSet
+from dolphin.journal.audit import audit
+from dolphin.journal.bar_columns import BARS_FILE, ColumnJournal, read_journal
+from dolphin.journal.ledger import Ledger
+from dolphin.journal.store import Journal
+from dolphin.market.scan_cache import CacheReader
+
+#: What two engines may tell differently of the same run.
+OTHER = {"wall_s", "folder", "report"}
+LOOSE = GOLD.with_values({"max_hold_bars": 25, "fixed_tp_pct": 0.004})
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> BacktestSettings:
+    return BacktestSettings(set_name="gold", params=LOOSE, folder=tmp_path / "whole", report=False)
+
+
+@pytest.fixture(params=[1, 5_000_000], ids=["a piece a day", "one piece"])
+def _pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(market_module, "PRICES_PER_PIECE", request.param)
+
+
+def bar_by_bar(cache: CacheReader, settings: BacktestSettings) -> tuple[dict[str, Any], Path]:
+    folder = settings.folder.with_name("steps")
+    return replay(cache, replace(settings, folder=folder)), folder
+
+
+@pytest.mark.usefixtures("_pieces")
+@pytest.mark.parametrize("name", sorted(NAMED_SETS))
+def test_the_same_summary_trades_days_and_records_as_bar_by_bar(
+    long_cache: CacheReader, settings: BacktestSettings, name: str
+) -> None:
+    asked = replace(
+        settings,
+        set_name=name,
+        params=NAMED_SETS[name].with_values({"max_hold_bars": 25}),
+        deployment="GREEN" if name == "green" else "BLUE",
+    )
+    ours = backtest(long_cache, asked)
+    theirs, folder = bar_by_bar(long_cache, asked)
+    assert ours["trades"] >= 3
+    assert ours["ledger_balanced"]
+    assert {k: v for k, v in ours.items() if k not in OTHER} == {
+        k: v for k, v in theirs.items() if k not in OTHER
+    }
+    whole, steps = read_journal(asked.folder), read_journal(folder)
+    assert isinstance(whole, ColumnJournal)
+    assert not isinstance(steps, ColumnJournal)
+    assert (asked.folder / "trades.csv").read_text() == (folder / "trades.csv").read_text()
+    for read in (
+        Journal.trades,
+        Journal.cash_flows,
+        Journal.days,
+        Journal.events,
+        Journal.last_bar,
+        Journal.last_scan_number,
+        Journal.reasons,
+        Journal.certified_bits_min,
+        Journal.decisions_sha256,
+        Journal.equity,
+    ):
+        name_of = read.__name__
+        assert getattr(whole, name_of)() == getattr(steps, name_of)(), name_of
+    assert list(whole.canonicals(100)) == list(steps.canonicals(100))
+    assert list(whole.decisions(active=True)) == list(steps.decisions(active=True))
+    a, b = whole.series(), steps.series()
+    assert a.vel_div.tobytes() == b.vel_div.tobytes()
+    assert {k: v.tolist() for k, v in a.held.items()} == {k: v.tolist() for k, v in b.held.items()}
+    whole.close()
+    steps.close()
+
+
+def test_a_bar_between_is_read_as_its_record(long_cache: CacheReader, settings: BacktestSettings) -> None:
+    backtest(long_cache, settings)
+    _, folder = bar_by_bar(long_cache, settings)
+    whole, steps = read_journal(settings.folder), read_journal(folder)
+    for ours, theirs in zip(whole.decisions(20, 200), steps.decisions(20, 200), strict=True):
+        assert ours.canonical() == theirs.canonical()
+        assert (ours.scan_number, ours.vel_div) == (theirs.scan_number, theirs.vel_div)
+    whole.close()
+    steps.close()
+
+
+@pytest.mark.parametrize("posture", [STALKER, HIBERNATE])
+def test_the_posture_of_every_day(long_cache: CacheReader, settings: BacktestSettings, posture: int) -> None:
+    asked = replace(settings, posture_when_unknown=posture)
+    ours, (theirs, _) = backtest(long_cache, asked), bar_by_bar(long_cache, asked)
+    assert ours["decisions_sha256"] == theirs["decisions_sha256"]
+    assert (ours["trades"] == 0) == (posture == HIBERNATE)
+    assert ours["days_results"] == theirs["days_results"]
+
+
+def test_a_red_day_enters_nothing(long_cache: CacheReader, settings: BacktestSettings) -> None:
+    days = long_cache.days()
+    free = backtest(long_cache, settings)
+    red = backtest(
+        long_cache,
+        replace(
+            settings,
+            folder=settings.folder.with_name("red"),
+            mc_status=dict.fromkeys(days[:3], MC_RED),
+            forewarner="a test",
+        ),
+    )
+    journal = read_journal(settings.folder.with_name("red"))
+    entered = {trade.trade_id.split("-", 1)[1][:10] for trade in journal.trades()}
+    assert journal.meta()["forewarner"] == "a test"
+    assert journal.reasons().get((0, REASONS.index("DAY_HALT")), 0) > 0
+    journal.close()
+    assert entered
+    assert not entered & set(days[:3])
+    assert red["trades"] < free["trades"]
+    asked = json.loads((settings.folder.with_name("red") / "settings.json").read_text())
+    assert [entry.get("mc_status") for entry in asked["days"].values()][:4] == ["RED"] * 3 + [None]
+
+
+@pytest.mark.usefixtures("_pieces")
+def test_a_trade_that_the_ledger_refuses_halts_both_engines_at_the_same_bar(
+    long_cache: CacheReader, settings: BacktestSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Ledger.append
+
+    def refuse(self: Ledger, trade: Any, capital: float) -> Any:
+        if trade.trade_id.endswith("000003"):
+            raise InvariantError(f"trade {trade.trade_id}: refused by a test")
+        return real(self, trade, capital)
+
+    monkeypatch.setattr(Ledger, "append", refuse)
+    ours = backtest(long_cache, settings)
+    theirs, folder = bar_by_bar(long_cache, settings)
+    assert ours["halted"]
+    assert ours["counts"] == theirs["counts"] == {"invariants_violated": 1}
+    assert ours["decisions_sha256"] == theirs["decisions_sha256"]
+    assert ours["trades"] == theirs["trades"] == 2
+    whole, steps = read_journal(settings.folder), read_journal(folder)
+    assert whole.events() == steps.events() != []
+    assert whole.reasons() == steps.reasons()
+    whole.close()
+    steps.close()
+    assert verify(prepare_again(long_cache, settings), settings, 9).bars == ours["scans"]
+
+
+def prepare_again(cache: CacheReader, settings: BacktestSettings) -> Any:
+    return prepare(cache, replace(settings, folder=settings.folder.with_name("elsewhere"))).market
+
+
+def test_progress_ends_with_everything(long_cache: CacheReader, settings: BacktestSettings) -> None:
+    told: list[Progress] = []
+    summary = backtest(long_cache, settings, told.append)
+    assert told[0].phase == "reading"
+    last = told[-1]
+    assert (last.phase, last.done, last.total, last.trades) == (
+        "audit",
+        summary["scans"],
+        summary["scans"],
+        summary["trades"],
+    )
+
+
+# -- the folder proves itself ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def done(long_cache: CacheReader, settings: BacktestSettings) -> Path:
+    backtest(long_cache, settings)
+    return settings.folder
+
+
+def findings(folder: Path, params: ParameterSet = LOOSE) -> list[str]:
+    journal = read_journal(folder)
+    try:
+        found = prices_of_run(journal.meta())
+        assert found is not None
+        return audit(journal, params, found.price_of, found.prices_at).findings
+    finally:
+        journal.close()
+
+
+def test_an_honest_folder_has_no_finding(done: Path) -> None:
+    assert findings(done) == []
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], None], told: bool = True) -> None:
+    """Change columns as somebody would who knows the format; told: with the digests that go with them."""
+    path = folder / BARS_FILE
+    table = pq.read_table(path)
+    columns = {name: table.column(name).to_numpy().copy() for name in table.schema.names}
+    change(columns)
+    import pyarrow as pa
+
+    arrays = [pa.array(v, type=table.schema.field(k).type) for k, v in columns.items()]
+    pq.write_table(pa.table(arrays, schema=table.schema), path)
+    if told:
+        journal = ColumnJournal.open(folder / "journal.db")
+        journal.set_meta({"bars_sha256": journal.bars_sha256()})
+        journal.set_meta({"decisions_sha256": journal.decisions_sha256()})
+        journal.close()
+
+
+def held_bar(columns: dict[str, Any], k: int = 3) -> int:
+    return int(np.flatnonzero(columns["action"] == ACTION_HOLD)[k])
+
+
+def set_at(name: str, value: Any, of: Callable[[dict[str, Any]], int] = held_bar) -> Any:
+    def change(columns: dict[str, Any]) -> None:
+        bar = of(columns)
+        columns[name][bar] = value(columns[name][bar]) if callable(value) else value
+
+    return change
+
+
+def cut(columns: dict[str, Any]) -> None:
+    for name in columns:
+        columns[name] = columns[name][:-5]
+
+
+def a_price_and_its_equity(columns: dict[str, Any]) -> None:
+    """A whole lie: the price of a held bar with the equity that follows from it."""
+    bar = held_bar(columns)
+    entry = int(np.flatnonzero(columns["action"][:bar] == 1)[-1])
+    bought = columns["price"][entry]
+    at_entry, was = columns["equity"][entry], columns["price"][bar]
+    notional = (columns["equity"][bar] - at_entry) / (-(was - bought) / bought)
+    columns["price"][bar] = was * 1.01
+    columns["equity"][bar] = at_entry - (columns["price"][bar] - bought) / bought * notional
+
+
+CHANGES: dict[str, tuple[Any, str]] = {
+    "an equity": (set_at("equity", lambda v: v + 0.01), "price and capital give"),
+    "an idle equity": (set_at("equity", lambda v: v + 1e-6, lambda c: 2), "price and capital give"),
+    "a price": (set_at("price", lambda v: v * 1.001), "price and capital give"),
+    "a price and its equity": (a_price_and_its_equity, "says"),
+    "an asset": (set_at("asset", lambda v: (v + 1) % 5), "another asset is judged"),
+    "a bar in a position that is idle": (set_at("action", 0), "an open position was not judged"),
+    "an idle bar that holds": (set_at("action", 2, lambda c: 2), "judged, and nothing is open"),
+    "an entry more": (set_at("action", 1, lambda c: 2), "without its decision"),
+    "an exit that is idle": (
+        set_at("action", 0, lambda c: int(np.flatnonzero(c["action"] == 3)[-1])),
+        "an open position was not judged",
+    ),
+    "an exit's reason": (
+        set_at("reason", 5, lambda c: int(np.flatnonzero(c["action"] == 3)[0])),
+        "its code is not the one of its decision",
+    ),
+    "a time": (set_at("timestamp_ns", 5, lambda c: 40), "does not come after"),
+    "a scan number": (set_at("scan_number", 3, lambda c: 40), "does not come after"),
+    "missing last bars": (cut, "were written"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_a_changed_column_is_found_though_its_digests_are_right(case: str, done: Path) -> None:
+    change, text = CHANGES[case]
+    rewrite(done, change)
+    found = findings(done)
+    assert any(text in line for line in found), found
+
+
+def test_a_file_that_is_another_is_found(done: Path) -> None:
+    rewrite(done, set_at("vel_div", 0.5, lambda c: 2), told=False)
+    assert findings(done) == ["bars.parquet: is not the file that was written (its SHA-256 differs)"]
+
+
+TAMPERED = {
+    "a leg": ("UPDATE cash_flows SET amount_e8 = amount_e8 + 100 WHERE leg = 'price_pnl'", "is booked as"),
+    "an exit gone": ("DELETE FROM decisions WHERE action = 3", "an entry or exit without its decision"),
+    "an unsealed row": ("UPDATE decisions SET equity = equity + 1", "its checksum differs"),
+    "a day": ("DELETE FROM days WHERE date = (SELECT min(date) FROM days)", "is over and has no result"),
+}
+
+
+@pytest.mark.parametrize("case", TAMPERED)
+def test_a_changed_row_is_found(case: str, done: Path) -> None:
+    statement, text = TAMPERED[case]
+    connection = sqlite3.connect(done / "journal.db")
+    with connection:
+        connection.execute(statement)
+    connection.close()
+    found = findings(done)
+    assert any(text in line for line in found), found
+
+
+@pytest.mark.parametrize("how", ["gone", "cut off", "another file"])
+def test_a_damaged_file_of_bars_is_one_line(how: str, done: Path) -> None:
+    path = done / BARS_FILE
+    content = path.read_bytes()
+    path.write_bytes(b"no parquet" if how == "another file" else content[: len(content) // 2])
+    if how == "gone":
+        path.unlink()
+    journal = read_journal(done)
+    with pytest.raises(DataError, match=r"bars\.parquet: cannot be read .*run the backtest again") as caught:
+        audit(journal, LOOSE)
+    journal.close()
+    assert "\n" not in str(caught.value)
+
+
+def test_prices_of_scans_that_are_not_there(long_cache: CacheReader, settings: BacktestSettings) -> None:
+    prices = MarketPrices(prepare(long_cache, settings).market)
+    assert prices.price_of(1, "DOGEUSDT") is None
+    assert prices.price_of(10**9, "BTCUSDT") is None
+    assert prices.price_of(1, "BTCUSDT") == prices.market.prices[0, 0]
+    assert np.isnan(prices.prices_at(np.array([0, 1]), np.array([0, 9]))).all()
+
+
+# -- verify ----------------------------------------------------------------------------------------------
+
+
+def test_all_days_verified(long_cache: CacheReader, done: Path, settings: BacktestSettings) -> None:
+    summary = json.loads((done / "summary.json").read_text())
+    found = verify(prepare_again(long_cache, settings), settings, 99)
+    assert (found.days, found.bars, found.trades) == (
+        long_cache.days(),
+        summary["scans"],
+        summary["trades"],
+    )
+
+
+def test_verify_names_day_bar_and_field(
+    long_cache: CacheReader, done: Path, settings: BacktestSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dolphin.backtest import verify as module
+
+    market = prepare_again(long_cache, settings)
+    real = module.step_at
+    last = long_cache.days()[-1]
+
+    def other(session: Any, market: Any, bar: int) -> Any:
+        step = real(session, market, bar)
+        capital = (
+            np.nextafter(step.decision.capital, np.inf) if bar == len(market) - 2 else step.decision.capital
+        )
+        return replace(step, decision=msgspec.structs.replace(step.decision, capital=float(capital)))
+
+    monkeypatch.setattr(module, "step_at", other)
+    with pytest.raises(InvariantError, match=rf"{last}, bar {len(market) - 2}: capital is .* step_bar gives"):
+        verify(market, settings, 2)
+
+
+def test_verify_reads_what_lies_in_the_folder(
+    long_cache: CacheReader, done: Path, settings: BacktestSettings
+) -> None:
+    rewrite(done, set_at("price", lambda v: v + 1.0))
+    with pytest.raises(InvariantError, match="is another than step_bar gives"):
+        verify(prepare_again(long_cache, settings), settings, 99)
+
+
+def test_a_sample_has_the_first_and_the_last_day() -> None:
+    days = tuple(f"2021-01-{k:02}" for k in range(1, 31))
+    for n in range(2, 31):
+        sample = sample_days(days, n)
+        assert (len(sample), sample[0], sample[-1]) == (n, days[0], days[-1])
+        assert tuple(sorted(set(sample))) == sample == sample_days(days, n)
+    assert sample_days(days, 40) == days
+    assert sample_days(days, 1) == days[-1:]
+
+
+# -- refusals --------------------------------------------------------------------------------------------
+
+
+def damaged(cache: CacheReader, day: str, change: Callable[[dict[str, Any]], None]) -> CacheReader:
+    """The cache with a day's file changed, and a manifest that tells of the file as it is now."""
+    import hashlib
+
+    import pyarrow as pa
+
+    path = cache.folder / f"{day}.parquet"
+    table = pq.read_table(path)
+    columns = {name: table.column(name).to_numpy().copy() for name in table.schema.names}
+    change(columns)
+    arrays = [pa.array(v, type=table.schema.field(k).type) for k, v in columns.items()]
+    pq.write_table(pa.table(arrays, schema=table.schema), path)
+    manifest = json.loads((cache.folder / "manifest.json").read_text())
+    entry = manifest["days"][day]
+    entry["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    entry["rows"] = len(columns["timestamp_ns"])
+    entry["last_timestamp_ns"] = int(columns["timestamp_ns"][-1])
+    (cache.folder / "manifest.json").write_text(json.dumps(manifest))
+    return CacheReader(cache.folder)
+
+
+def without(row: int) -> Callable[[dict[str, Any]], None]:
+    def change(columns: dict[str, Any]) -> None:
+        for name in columns:
+            columns[name] = np.delete(columns[name], row)
+
+    return change
+
+
+def twice(columns: dict[str, Any]) -> None:
+    columns["scan_number"][60] = columns["scan_number"][59]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"), [(without(50), "1 hole in its scan numbers"), (twice, "numbers must grow")]
+)
+def test_a_gap_or_a_number_given_twice_is_refused_and_nothing_is_written(
+    long_cache: CacheReader, settings: BacktestSettings, change: Any, text: str
+) -> None:
+    day = long_cache.days()[2]
+    with pytest.raises(DataError, match=rf"{day} is refused: .*{text}") as caught:
+        backtest(damaged(long_cache, day, change), settings)
+    assert "\n" not in str(caught.value)
+    assert not settings.folder.exists()
+
+
+def test_a_half_built_day_is_refused_and_allowed_on_demand(
+    tmp_path: Path, long_scans: list[Any], settings: BacktestSettings
+) -> None:
+    cache = write_cache(tmp_path / "half", long_scans[:-40], complete=False)
+    day = cache.days()[-1]
+    with pytest.raises(DataError, match=f"{day} is refused: half built, its last scan is of"):
+        backtest(cache, settings)
+    assert not settings.folder.exists()
+    ours = backtest(cache, replace(settings, allow_partial=True))
+    theirs, _ = bar_by_bar(cache, replace(settings, allow_partial=True))
+    assert ours["partial"] == theirs["partial"] != []
+    assert ours["notes"] == theirs["notes"]
+    assert ours["decisions_sha256"] == theirs["decisions_sha256"]
+    assert findings(settings.folder) == []
+
+
+def test_a_hole_is_allowed_on_demand(long_cache: CacheReader, settings: BacktestSettings) -> None:
+    cache = damaged(long_cache, long_cache.days()[2], without(50))
+    asked = replace(settings, allow_partial=True)
+    ours, (theirs, _) = backtest(cache, asked), bar_by_bar(cache, asked)
+    assert ours["decisions_sha256"] == theirs["decisions_sha256"]
+    assert ours["partial"] == theirs["partial"] != []
+
+
+def test_other_refusals_write_nothing(long_cache: CacheReader, settings: BacktestSettings) -> None:
+    with pytest.raises(DataError, match="no day between 2030-01-01 and None"):
+        backtest(long_cache, replace(settings, first_day="2030-01-01"))
+    with pytest.raises(Exception, match="deployment BLUE trades SHORT only"):
+        backtest(long_cache, replace(settings, params=GREEN))
+    assert not settings.folder.exists()
+    backtest(long_cache, settings)
+    with pytest.raises(StoreError, match="a run is here already"):
+        backtest(long_cache, settings)
+
+
+def test_a_backtest_that_fails_before_its_first_bar_leaves_no_run(
+    long_cache: CacheReader, settings: BacktestSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dolphin.backtest.period import PeriodRunner
+
+    def fails(self: PeriodRunner, *args: Any, **words: Any) -> Any:
+        raise DataError("a test")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PeriodRunner, "run", fails)
+        with pytest.raises(DataError, match="a test"):
+            backtest(long_cache, settings)
+    assert list(settings.folder.iterdir()) == [settings.folder / "journal.db.lock"]
+    assert backtest(long_cache, settings)["ledger_balanced"]
+
+
+def test_a_cache_that_changed_proves_no_price(long_cache: CacheReader, done: Path) -> None:
+    damaged(long_cache, long_cache.days()[2], twice)
+    journal = read_journal(done)
+    assert prices_of_run(journal.meta()) is None
+    shutil.rmtree(long_cache.folder)
+    assert prices_of_run(journal.meta()) is None
+    journal.close()
