@@ -100,6 +100,25 @@ def scans_of(bars: DayBars, path: Any = "fast") -> list[Scan]:
     return scans
 
 
+def require_same(found: list[Scan], whole: list[Scan]) -> None:
+    assert len(found) == len(whole)
+    for mine, other in zip(found, whole, strict=True):
+        same = mine == other
+        assert same, f"scan {other.scan_number} differs"
+
+
+def test_a_run_of_rejections_goes_over_the_bar_that_a_day_starts_from() -> None:
+    feed = Walk(5, calm=True)
+    first = (
+        6 * PER_DAY - 1
+    )  # the seventh day's first bar; the state in front of it is that of 751 bars before
+    feed.prices[first - LEAD - 1 :, 1] *= 5.0
+    whole, _ = long_scan(feed)
+    day = next(bars for bars in days_of(feed, BarFold(SYMBOLS)) if bars.number == first - LEAD + 1)
+    assert day.seed.rejections.tolist() == [0, 2, 0, 0]
+    require_same(scans_of(day), whole[day.number - 1 : day.number - 1 + day.n_scans])
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_day_on_its_own_is_that_day_of_the_whole(seed: int) -> None:
     feed = Walk(seed)
@@ -112,7 +131,7 @@ def test_a_day_on_its_own_is_that_day_of_the_whole(seed: int) -> None:
         assert {day_from_ns(scan.timestamp_ns) for scan in scans} == {bars.day}
         assert bars.before == ((found[-1].scan_number, found[-1].timestamp_ns) if found else None)
         found += scans
-    assert repr(found) == repr(whole)
+    require_same(found, whole)
     assert len(found) == fold.scans > 300
     assert (fold.refused, fold.accepted) == (refused, len(feed.stamps) - refused)
     assert refused >= 1
@@ -198,7 +217,7 @@ def test_parts_on_their_own_are_those_of_the_whole(seed: int) -> None:
     found: list[Scan] = []
     for bars in days_of(feed, BarFold(SYMBOLS), part_ns=NS_PER_DAY // 6):
         found += scans_of(bars)
-    assert repr(found) == repr(whole)
+    require_same(found, whole)
 
 
 def test_parts_are_joined_as_if_one_builder_had_taken_all(tmp_path: Path) -> None:
