@@ -9,7 +9,7 @@ export OMP_NUM_THREADS := 1
 WORKERS ?= auto
 PURE := tests/unit/domain tests/unit/alpha tests/unit/risk tests/unit/orderbook tests/unit/engine tests/unit/numerics tests/unit/scan
 
-.PHONY: run research test test-full lint bench coverage checked mutation clean
+.PHONY: run research test test-full lint bench bench-page vectorbt coverage checked mutation clean
 
 run: $(VENV)/.core
 	$(BIN)/dolphin run $(ARGS)
@@ -46,8 +46,15 @@ mutation: $(VENV)/.dev
 bench: $(VENV)/.core
 	$(BIN)/python -m benchmarks $(ARGS)
 
+# The same, and docs/benchmarks.md written from it; the yardstick of the simple rule included.
+bench-page: $(VENV)/.core $(VENV)-vectorbt/.made
+	$(BIN)/python -m benchmarks --write $(ARGS)
+
+# vectorbt in an environment of its own: it wants other versions than we do.
+vectorbt: $(VENV)-vectorbt/.made
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info .coverage
+	rm -rf $(VENV) $(VENV)-vectorbt build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.made:
@@ -67,4 +74,10 @@ $(VENV)/.research: $(VENV)/.core requirements/research.txt
 
 $(VENV)/.dev: $(VENV)/.core requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(VENV)-vectorbt/.made: requirements/vectorbt.txt
+	@echo "setting up .venv-vectorbt: a minute, once"
+	$(PYTHON) -m venv $(VENV)-vectorbt
+	$(VENV)-vectorbt/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 
-NAMES = ("scan", "latency", "grid", "startup")
+NAMES = ("period", "scan", "latency", "grid", "startup")
 
 
 def main(words: list[str]) -> int:
