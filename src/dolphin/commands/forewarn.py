@@ -65,8 +65,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
                              epilog=_TRAIN_EPILOG)  # fmt: skip
     train.add_argument("cache", metavar="CACHE", help="folder made by `dolphin data build`")
     train.add_argument("--out", required=True, metavar="DIR", help="folder that takes the artefact")
-    train.add_argument("--trials", type=int, default=4096, metavar="N",
-                       help="configurations to try (default 4096)")  # fmt: skip
+    train.add_argument("--trials", type=int, default=8192, metavar="N",
+                       help="configurations to try (default 8192)")  # fmt: skip
     train.add_argument("--days-per-trial", type=int, default=28, metavar="N",
                        help="days of each trial's market (default 28)")  # fmt: skip
     train.add_argument("--seed", type=int, default=1, metavar="N", help="of all that is drawn (default 1)")

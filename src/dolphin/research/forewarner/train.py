@@ -64,14 +64,19 @@ TRIALS_MIN: Final = N_GROUPS * TRIALS_PER_MARKET
 ENVELOPE_NU: Final = 0.10
 ENVELOPE_QUANTILE: Final = 0.01
 
+#: Small trees: with larger ones another seed gives another answer, and none is better.
 BOOSTING: Final = {
-    "max_iter": 150,
+    "max_iter": 100,
     "learning_rate": 0.05,
-    "max_leaf_nodes": 8,
-    "min_samples_leaf": 20,
-    "l2_regularization": 1.0,
+    "max_leaf_nodes": 4,
+    "l2_regularization": 10.0,
     "early_stopping": False,
 }
+
+
+#: Of the teaching trials, how large a share a leaf must hold, and how many trials at least.
+LEAF_SHARE: Final = 0.0125
+LEAF_MIN: Final = 10
 
 
 class TrainingRefusedError(DataError):
@@ -82,7 +87,7 @@ class TrainingRefusedError(DataError):
 class TrainSettings:
     """How much to try: trials, the days of each, and the seed of everything that is drawn."""
 
-    n_trials: int = 4096
+    n_trials: int = 8192
     days_per_trial: int = 28
     seed: int = 1
     vol_threshold: float = VOL_THRESHOLD
@@ -278,7 +283,7 @@ def _fit(
         },
         "envelope_scale": scale,
         "envelope_nu": ENVELOPE_NU,
-        "classifier": dict(BOOSTING),
+        "classifier": boosting(int((~held).sum())),
         "metrics": {
             **_metrics(bad, fine, held, probability, score, found.outcomes),
             "rate_by_group": [float(bad[found.group == group].mean()) for group in range(N_GROUPS)],
@@ -288,13 +293,20 @@ def _fit(
     return Trained(models, manifest)
 
 
+def boosting(n_teaching: int) -> dict[str, Any]:
+    """The trees' settings for so many teaching trials."""
+    return {**BOOSTING, "min_samples_leaf": max(LEAF_MIN, int(LEAF_SHARE * n_teaching))}
+
+
 def _classifier(x: FloatArray, bad: BoolArray, group: IntArray) -> Any:
     """Boosted trees, calibrated on the group that each fold was not taught."""
     ensemble = library("sklearn.ensemble")
     calibration = library("sklearn.calibration")
     names = features()
     monotonic = [1 if name in RISKIER_UP else 0 for name in names]
-    trees = ensemble.HistGradientBoostingClassifier(**BOOSTING, monotonic_cst=monotonic, random_state=0)
+    trees = ensemble.HistGradientBoostingClassifier(
+        **boosting(len(x)), monotonic_cst=monotonic, random_state=0
+    )
     folds = [(np.flatnonzero(group != k), np.flatnonzero(group == k)) for k in range(N_GROUPS - 1)]
     model = calibration.CalibratedClassifierCV(trees, method="isotonic", cv=folds, ensemble=True)
     model.fit(x, bad.astype(np.int64))

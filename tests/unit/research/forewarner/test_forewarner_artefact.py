@@ -46,11 +46,9 @@ from dolphin.research.forewarner.train import Trained
 from dolphin.risk.forewarner import FALLBACK_ERROR, FALLBACK_NO_DATA, REAL_MODEL, fallback
 from dolphin.services.forewarner_gate import mc_status_by_day
 
-#: Configurations near the champion, and what the small forewarner lets them do.
+#: Small and large positions around the champion's.
 QUIET = CHAMPION.with_values({"fraction": 0.08, "max_leverage": 2.0})
-LARGER = CHAMPION.with_values({"max_leverage": 8.0, "abs_max_leverage": 12.0})
 LARGE = CHAMPION.with_values({"fraction": 0.5, "max_leverage": 12.0, "abs_max_leverage": 12.0})
-BY_GATE = {MC_OK: QUIET, MC_ORANGE: LARGER, MC_RED: LARGE}
 
 
 @pytest.fixture
@@ -63,6 +61,18 @@ def copy(folder: Path, tmp_path: Path) -> Path:
 def forewarner(folder: Path) -> Forewarner:
     """The small forewarner, loaded."""
     return Forewarner(load(folder))
+
+
+@pytest.fixture(scope="session")
+def by_gate(forewarner: Forewarner) -> dict[int, ParameterSet]:
+    """The first configuration at each gate, from small positions to large ones."""
+    found: dict[int, ParameterSet] = {}
+    for fraction in (0.08, 0.12, 0.16, 0.20, 0.25, 0.30, 0.40, 0.50):
+        for leverage in (2.0, 4.0, 6.0, 8.0, 12.0):
+            values = {"fraction": fraction, "max_leverage": leverage, "abs_max_leverage": 12.0}
+            params = CHAMPION.with_values(values)
+            found.setdefault(forewarner.assess(params, 1.0, 0).code, params)
+    return found
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], None], sign: bool = True) -> None:
@@ -82,11 +92,15 @@ def put_model(folder: Path, content: bytes) -> None:
     rewrite(folder, lambda manifest: manifest.update(model_sha256=digest))
 
 
-@pytest.mark.parametrize("gate", BY_GATE)
-def test_each_gate_is_reached_by_a_real_configuration(forewarner: Forewarner, gate: int) -> None:
-    said = forewarner.assess(BY_GATE[gate], 1.0, 123)
-    assert said.code == gate
-    assert (said.source, said.timestamp_ns) == (REAL_MODEL, 123)
+def test_each_gate_is_reached_by_a_real_configuration(
+    forewarner: Forewarner, by_gate: dict[int, ParameterSet]
+) -> None:
+    assert set(by_gate) == {MC_OK, MC_ORANGE, MC_RED}
+    for gate, params in by_gate.items():
+        said = forewarner.assess(params, 1.0, 123)
+        assert said.code == gate
+        assert (said.source, said.timestamp_ns) == (REAL_MODEL, 123)
+        assert said.envelope_score > 0.0
     assert forewarner.why == ""
 
 
@@ -107,7 +121,7 @@ def test_boost_is_in_the_assessed_leverage(forewarner: Forewarner) -> None:
 
 
 def test_the_gate_halves_the_size_and_stops_entries_in_the_engine(
-    forewarner: Forewarner, record: Record
+    forewarner: Forewarner, by_gate: dict[int, ParameterSet], record: Record
 ) -> None:
     """The codes of `mc_status_by_day` in the whole-period engine, against the same days without them."""
     market = bootstrap(record, record.groups()[0], 6, [3], Breaker(0.8, 0.2, 60.0))
@@ -120,7 +134,7 @@ def test_the_gate_halves_the_size_and_stops_entries_in_the_engine(
         decisions = list(result.decisions())
         return decisions, [d for d in decisions if d.action == ACTION_ENTER]
 
-    for gate, params in BY_GATE.items():
+    for gate, params in by_gate.items():
         codes = mc_status_by_day(forewarner, params, days, np.ones(6))
         assert codes.tolist() == [gate] * 6
         absent = np.full(6, MC_ABSENT, dtype=np.int64)
