@@ -98,7 +98,16 @@ def execute(args: argparse.Namespace) -> int:
             )
     except PartialDayError as error:
         raise DataError(f"{error}, or allow_partial: true in the plan") from error
-    found = summary(done, folder)
+    from dolphin.research.sweep_worth import worth
+
+    judged = worth(done)
+    found = summary(done, folder, judged)
+    if not args.no_report:
+        from dolphin.host.finish import write_text
+        from dolphin.report.sweep import render
+
+        write_text(folder / "sweep.html", render(page(done, judged)))
+        found["report"] = str(folder / "sweep.html")
     if args.json:
         print_json(found)
     else:
@@ -140,10 +149,25 @@ def check(plan: Any, cache: Any, memory: int, as_json: bool) -> int:
     return 0
 
 
-def summary(done: Any, folder: Path) -> dict[str, Any]:
+def summary(done: Any, folder: Path, judged: dict[str, Any]) -> dict[str, Any]:
     """What a sweep came to, as plain values."""
     manifest, columns = done.manifest, done.rows.columns
+    best = judged["best"]
     return {
+        "answer": judged["answer"],
+        "headline": judged["headline"],
+        "sentences": judged["sentences"],
+        "best": {
+            "binding": best,
+            **{axis.name: columns[axis.name][best].item() for axis in done.plan.axes},
+            **{
+                name: _plain(columns[name][best])
+                for name in ("set_hash", "trades", "roi", "sharpe", "ob_edge")
+            },
+        },
+        "overfitting": judged["overfitting"],
+        "deflated": judged["deflated"],
+        "interval": judged["interval"],
         "folder": str(folder),
         "bindings": len(done.rows),
         "computed": done.computed,
@@ -155,14 +179,74 @@ def summary(done: Any, folder: Path) -> dict[str, Any]:
         "seconds": round(done.seconds, 3),
         "bindings_per_s": round(done.computed / done.seconds, 1) if done.computed else None,
         "result_sha256": manifest.result_sha256,
+        "report": None,
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode()
+    number = value.item()
+    return None if number != number else number
+
+
+def page(done: Any, judged: dict[str, Any]) -> dict[str, Any]:
+    """What the report is made of."""
+    plan, manifest, base = done.plan, done.manifest, done.plan.base_set
+    axes = []
+    for axis in plan.axes:
+        own = getattr(base, axis.name)
+        value = own / getattr(base, axis.ratio_of) if axis.ratio_of else own
+        axes.append(
+            {
+                "column": axis.column,
+                "kind": "float" if axis.ratio_of else axis.kind.__name__,
+                "log": axis.log,
+                "base": round(float(value), 10),
+                "told": axis.told(),
+            }
+        )
+    facts = {
+        "design": plan.design,
+        **({"drawn": plan.n, "seed": plan.seed} if plan.design != "grid" else {}),
+        "objective": plan.objective,
+        "base set hash": base.hash(),
+        **{f"fixed {name}": value for name, value in plan.fixed.items()},
+        **{f"option {name}": value for name, value in manifest.plan["options"].items()},
+        "without order-book edge": plan.without_ob_edge,
+        "vol_threshold": plan.vol_threshold,
+        "plan": manifest.plan_sha256,
+        "data": manifest.data["sha256"],
+        "code": manifest.code_sha256,
+        **{f"went on with code {k + 2}": entry["sha256"] for k, entry in enumerate(manifest.other_code)},
+        "version": manifest.version,
+        "ledger of trials": str(done.ledger_path.name),
+    }
+    return {
+        "plan": {"base": plan.base, "design": plan.design, "without_ob_edge": plan.without_ob_edge},
+        "data": manifest.data,
+        "axes": axes,
+        "columns": done.rows.columns,
+        "daily": done.rows.daily,
+        "base": {"columns": done.base.columns, "daily": done.base.daily},
+        "days": done.days,
+        "worth": judged,
+        "refused": manifest.refused,
+        "refused_by_rule": manifest.refused_by_rule,
+        "trials_ledger": done.trials_ledger,
+        "facts": facts,
+        "result_sha256": manifest.result_sha256,
     }
 
 
 def told(found: dict[str, Any]) -> str:
     """The same for a terminal."""
     rate = f" in {found['seconds']:.1f} s, {found['bindings_per_s']:,.0f}/s" if found["computed"] else ""
-    lines = [
-        f"{plural(found['bindings'], 'binding')}, {found['computed']:,} of them run now{rate}",
+    lines = [found["headline"], ""]
+    lines += [f"  {text}" for text in found["sentences"]]
+    lines += [
+        "",
+        f"  bindings   {found['bindings']:,}, {found['computed']:,} of them run now{rate}",
         f"  earn money {share(found['earning_frac'])} of them",
     ]
     lines += _told_refused(found["refused_by_rule"])
@@ -170,6 +254,7 @@ def told(found: dict[str, Any]) -> str:
         f"  trials     {found['trials_ledger']:,} on any of these days, by {found['ledger']}",
         f"  result     {found['result_sha256']}",
         f"  results    {Path(found['folder']) / 'results'}",
+        *([f"  report     {found['report']}"] if found["report"] else []),
     ]
     return "\n".join(lines)
 
