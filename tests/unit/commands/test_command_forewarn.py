@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,49 +14,24 @@ import pyarrow.parquet as pq
 import pytest
 from command_line import invoke
 
-from dolphin import cli
-from dolphin.domain.clock import NS_PER_DAY, NS_PER_S, day_start_ns
-from dolphin.domain.codes import MC_STATUSES
-from dolphin.domain.scan import COLUMNS, SCHEMA_VERSION, Scan
-from dolphin.journal.store import Journal
-from dolphin.market.scan_cache import CacheWriter
+sys.path.insert(0, str(Path(__file__).parents[1] / "research" / "forewarner"))
 
-DAYS = 12
-BARS_A_DAY = 96
-BAR_NS = NS_PER_DAY // BARS_A_DAY
-FIRST_NS = day_start_ns("2024-03-01")
-SYMBOLS = ("BTCUSDT", "ETHUSDT", "BNBUSDT", "SOLUSDT")
+from drawn_market import SYMBOLS, write_cache
+
+from dolphin import cli
+from dolphin.domain.clock import NS_PER_S, day_start_ns
+from dolphin.domain.codes import MC_STATUSES
+from dolphin.journal.store import Journal
+
 #: Few trials: what is tested is the way, not the wisdom.
 TRAIN = ("--trials", "512", "--days-per-trial", "8", "--vol-threshold", "0.000001")
-
-
-def write_cache(root: Path) -> None:
-    """Twelve whole days and the beginning of another; a signal on about every fifth bar, wild prices."""
-    rng = np.random.default_rng(5)
-    prices = 100.0 * np.exp(np.cumsum(rng.normal(0.0, 0.02, (DAYS * BARS_A_DAY + 3, len(SYMBOLS))), axis=0))
-    writer = CacheWriter(root, SYMBOLS, BAR_NS, "made up", "made up")
-    for k, row in enumerate(prices.tolist()):
-        velocities = rng.normal(0.0, 0.02, 4).tolist()
-        values = dict.fromkeys(COLUMNS, 0.0) | {
-            "scan_number": k + 1,
-            "timestamp_ns": FIRST_NS + k * BAR_NS,
-            **{f"w{w}_velocity": v for w, v in zip((50, 150, 300, 750), velocities, strict=True)},
-            "vel_div": float(rng.normal(0.0, 0.024)),
-            "assets": SYMBOLS,
-            "asset_prices": tuple(row),
-            "asset_loadings": None,
-            "schema_version": SCHEMA_VERSION,
-            "missing_asset_count": 0,
-        }
-        writer.add(Scan(**values))  # type: ignore[arg-type]
-    writer.finish()
 
 
 def write_panel(path: Path) -> Path:
     """A recording that a run can be made of."""
     rng = np.random.default_rng(6)
     matrix = 100.0 * np.exp(np.cumsum(rng.normal(0.0, 0.001, (900, len(SYMBOLS))), axis=0))
-    ts = pa.array([FIRST_NS + k * NS_PER_S for k in range(len(matrix))], pa.timestamp("ns"))
+    ts = pa.array([day_start_ns("2024-03-01") + k * NS_PER_S for k in range(len(matrix))], pa.timestamp("ns"))
     pq.write_table(pa.table({"ts": ts, **{s: matrix[:, k] for k, s in enumerate(SYMBOLS)}}), path)
     return path
 

@@ -1,17 +1,20 @@
-"""A small record of made-up days, and the slow twin of a trial: the engine itself, bar by bar."""
+"""Made-up days, as a record and as a scan cache, and the slow twin of a trial: the engine, bar by bar."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from dolphin.alpha.volatility import VolatilityGate
 from dolphin.domain.clock import NS_PER_DAY, day_from_ns, day_start_ns
 from dolphin.domain.params import ParameterSet
+from dolphin.domain.scan import COLUMNS, SCHEMA_VERSION, Scan
 from dolphin.engine.engine import Engine
 from dolphin.engine.period import PeriodInputs
 from dolphin.host.draws import draws
+from dolphin.market.scan_cache import CacheWriter
 from dolphin.research.forewarner.markets import Record, RecordedDay, running_median
 from dolphin.research.forewarner.trials import Outcomes
 
@@ -52,9 +55,27 @@ def make_record(
     return Record(symbols=SYMBOLS, days=tuple(days), data_hash=f"made up {seed}", source=name)
 
 
-def step_trials(vol_threshold: float = VOL_THRESHOLD) -> StepTrials:
-    """Trials by `Engine.step_bar`, for comparison."""
-    return StepTrials(vol_threshold)
+def write_cache(root: Path, n_days: int = 12, bars_a_day: int = 96) -> None:
+    """A scan cache of whole days and three bars of another; a signal on about every fifth bar."""
+    rng = np.random.default_rng(5)
+    bar_ns = NS_PER_DAY // bars_a_day
+    steps = rng.normal(0.0, 0.02, (n_days * bars_a_day + 3, len(SYMBOLS)))
+    writer = CacheWriter(root, SYMBOLS, bar_ns, "made up", "made up")
+    for k, row in enumerate((100.0 * np.exp(np.cumsum(steps, axis=0))).tolist()):
+        velocities = rng.normal(0.0, 0.02, 4).tolist()
+        values = dict.fromkeys(COLUMNS, 0.0) | {
+            "scan_number": k + 1,
+            "timestamp_ns": day_start_ns("2024-03-01") + k * bar_ns,
+            **{f"w{w}_velocity": v for w, v in zip((50, 150, 300, 750), velocities, strict=True)},
+            "vel_div": float(rng.normal(0.0, 0.024)),
+            "assets": SYMBOLS,
+            "asset_prices": tuple(row),
+            "asset_loadings": None,
+            "schema_version": SCHEMA_VERSION,
+            "missing_asset_count": 0,
+        }
+        writer.add(Scan(**values))  # type: ignore[arg-type]
+    writer.finish()
 
 
 class StepTrials:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_market import SYMBOLS, make_record
+from drawn_market import SYMBOLS, make_record, write_cache
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dolphin.domain.clock import NS_PER_DAY, day_from_ns
 from dolphin.domain.errors import DataError
+from dolphin.market.scan_cache import CacheReader
 from dolphin.research.forewarner.markets import (
     DAYS_MIN,
     N_GROUPS,
@@ -20,6 +23,7 @@ from dolphin.research.forewarner.markets import (
     bootstrap,
     chain,
     draw_days,
+    read_record,
     running_median,
 )
 
@@ -135,3 +139,26 @@ def test_beta_follows_the_day_s_median_against_the_percentile_at_hand() -> None:
     assert {1.1, 0.3} == set(expected)
     assert market.boost is not None
     assert (market.boost == 1.0).all()
+
+
+def test_a_cache_is_read_as_days_with_what_came_before_them(tmp_path: Path) -> None:
+    """A day that is not what the manifest says is left out; so is a short one, whose prices still count."""
+    write_cache(tmp_path, n_days=10, bars_a_day=24)
+    reader = CacheReader(tmp_path)
+    whole = read_record(reader)
+    assert [day.date for day in whole.days] == list(reader.days()[:10])
+    assert whole.left_out == ("2024-03-11: 3 bars of 24",)
+    assert np.isnan(whole.days[0].before).all()
+    for before, day in pairwise(whole.days):
+        assert np.array_equal(day.before, before.prices[-1])
+        columns = reader.columns(day.date)
+        assert np.array_equal(day.vel_div, columns["vel_div"])
+        assert np.array_equal(day.v750, columns["v750_lambda_max_velocity"])
+        assert np.array_equal(day.prices, reader.prices(day.date))
+    path = reader.folder / f"{reader.days()[3]}.parquet"
+    path.write_bytes((reader.folder / f"{reader.days()[4]}.parquet").read_bytes())
+    damaged = read_record(CacheReader(tmp_path))
+    assert [day.date for day in damaged.days] == [day.date for k, day in enumerate(whole.days) if k != 3]
+    assert any(reader.days()[3] in text for text in damaged.left_out)
+    assert np.isnan(damaged.days[3].before).all(), "nothing is known of the bars before"
+    assert damaged.data_hash != whole.data_hash
