@@ -162,7 +162,7 @@ def summary(done: Any, folder: Path, judged: dict[str, Any]) -> dict[str, Any]:
             **{axis.name: columns[axis.name][best].item() for axis in done.plan.axes},
             **{
                 name: _plain(columns[name][best])
-                for name in ("set_hash", "trades", "roi", "sharpe", "ob_edge")
+                for name in ("set_hash", "trades", "roi", "roi_marked", "sharpe", "ob_edge")
             },
         },
         "overfitting": judged["overfitting"],
@@ -173,7 +173,7 @@ def summary(done: Any, folder: Path, judged: dict[str, Any]) -> dict[str, Any]:
         "computed": done.computed,
         "refused": manifest.refused,
         "refused_by_rule": manifest.refused_by_rule,
-        "earning_frac": float((columns["net"] > 0.0).mean()),
+        "earning_frac": float((columns["roi_marked"] > 0.0).mean()),
         "trials_ledger": done.trials_ledger,
         "ledger": str(done.ledger_path),
         "seconds": round(done.seconds, 3),

@@ -40,6 +40,7 @@ _FAN = 10
 _LOW, _HIGH = "#d98a36", "#4394cc"
 
 _WORDS: tuple[tuple[str, str], ...] = (
+    ("result", "Change of marked equity over the period: an open position counts at its last price. Booked: closed trades only."),
     ("setting, binding", "One combination of parameter values, run over the whole period."),
     ("trial", "A setting that was run. The more trials, the better the luckiest one looks, whatever they know."),
     ("deflated Sharpe", "How likely the best setting is truly better than the luckiest of as many settings that know nothing."),
@@ -55,7 +56,8 @@ _WORDS: tuple[tuple[str, str], ...] = (
 
 _OBJECTIVES: Mapping[str, tuple[str, float, int]] = {
     "sharpe": ("Sharpe", 1.0, 2),
-    "roi": ("result, %", 100.0, 2),
+    "roi_marked": ("result, %", 100.0, 2),
+    "roi": ("booked result, %", 100.0, 2),
     "profit_factor": ("profit factor", 1.0, 2),
 }
 
@@ -242,7 +244,7 @@ def _verdict(found: Mapping[str, Any]) -> str:
 
 _FIGURES: tuple[tuple[str, str, Any], ...] = (
     ("trades", "Trades", count),
-    ("roi", "Result", lambda x: percent(x, 2, signed=True)),
+    ("roi_marked", "Result", lambda x: percent(x, 2, signed=True)),
     ("sharpe", "Sharpe", number),
     ("profit_factor", "Profit factor", number),
     ("win_rate", "Win rate", lambda x: percent(x, 1)),
@@ -268,7 +270,7 @@ def _row(
 
     cells = "".join(f'<td class="num">{setting(axis)}</td>' for axis in axes)
     cells += "".join(
-        f'<td class="num {_tone(number_of(values.get(key))) if key == "roi" else ""}">{form(values.get(key))}</td>'
+        f'<td class="num {_tone(number_of(values.get(key))) if key == "roi_marked" else ""}">{form(values.get(key))}</td>'
         for key, _, form in shown
     )
     return f'<tr class="{kind}"><th scope="row">{name}</th>{cells}</tr>'
@@ -286,7 +288,10 @@ def _ranking(found: Mapping[str, Any]) -> str:
     rows = [_row("best", at(w["best"]), axes, shown, "best")]
     if len(near):
         middle = {key: _quantile(np.asarray(columns[key], np.float64)[near], 0.5) for key, _, _ in shown}
-        low = {key: _quantile(np.asarray(columns[key], np.float64)[near], 0.0) for key in ("roi", "sharpe")}
+        low = {
+            key: _quantile(np.asarray(columns[key], np.float64)[near], 0.0)
+            for key in ("roi_marked", "sharpe")
+        }
         rows += [
             _row(f"its {plural(len(near), 'neighbour')}: median", middle, axes, shown),
             _row(
@@ -316,13 +321,13 @@ def _ranking(found: Mapping[str, Any]) -> str:
     return _panel(
         "Best, middle, worst",
         table,
-        f"Ranked by {words}. Fees, slippage and edge in USDT. A good top has neighbours that are nearly as good.",
+        f"Ranked by {words}. Result: with an open position at its last price. Fees, slippage and edge in USDT. A good top has neighbours that are nearly as good.",
         "ranking",
     )
 
 
 def _spread(found: Mapping[str, Any], labels: Mapping[str, str]) -> str:
-    roi = np.asarray(found["columns"]["roi"], np.float64)
+    roi = np.asarray(found["columns"]["roi_marked"], np.float64)
     w = found["worth"]
     cards = (
         _card(
@@ -470,10 +475,10 @@ def _mark(x: float, text: str, colour: str, level: int, side: str) -> tuple[Json
 
 
 def _spread_figure(found: Mapping[str, Any]) -> Figure:
-    roi = 100.0 * np.asarray(found["columns"]["roi"], np.float64)
+    roi = 100.0 * np.asarray(found["columns"]["roi_marked"], np.float64)
     counts, edges = np.histogram(roi, bins=min(60, max(10, int(math.sqrt(len(roi))))))
     middle = (edges[1:] + edges[:-1]) / 2.0
-    best, base = float(roi[found["worth"]["best"]]), 100.0 * float(found["base"]["columns"]["roi"][0])
+    best, base = float(roi[found["worth"]["best"]]), 100.0 * float(found["base"]["columns"]["roi_marked"][0])
     half = (edges[0] + edges[-1]) / 2.0
     marks = [
         _mark(x, f"{text} {number(x, 1, signed=True)} %", colour, level, "left" if x <= half else "right")
@@ -518,7 +523,7 @@ def _band(
 
 def _profile_figure(found: Mapping[str, Any], axis: _Axis) -> Figure:
     words, values, digits = _objective(found)
-    earns = np.asarray(found["columns"]["net"], np.float64) > 0.0
+    earns = np.asarray(found["columns"]["roi_marked"], np.float64) > 0.0
     groups = _groups(axis.place, len(axis.labels))
     q = {
         level: _seven([_quantile(values[g], level) for g in groups])
@@ -583,7 +588,7 @@ def _maps(found: Mapping[str, Any], axes: Sequence[_Axis]) -> list[Figure]:
 def _map_figure(found: Mapping[str, Any], a: _Axis, b: _Axis) -> tuple[float, Figure]:
     """(spread of the medians, drawing): a across, b upwards."""
     words, values, digits = _objective(found)
-    earns = np.asarray(found["columns"]["net"], np.float64) > 0.0
+    earns = np.asarray(found["columns"]["roi_marked"], np.float64) > 0.0
     na, nb = len(a.labels), len(b.labels)
     groups = _groups(b.place * na + a.place, na * nb)
     sizes = np.array([len(g) for g in groups]).reshape(nb, na)
@@ -602,7 +607,7 @@ def _map_figure(found: Mapping[str, Any], a: _Axis, b: _Axis) -> tuple[float, Fi
         ("best", cells(lambda g: _quantile(values[g], 1.0)), digits),
         ("earn, %", cells(lambda g: 100.0 * float(earns[g].mean())), 0),
     )
-    neutral = {"sharpe": 0.0, "roi": 0.0, "profit_factor": 1.0}[found["worth"]["objective"]]
+    neutral = 1.0 if found["worth"]["objective"] == "profit_factor" else 0.0
     few = na * nb <= 100
     data: list[Json] = []
     for k, (kind, z, d) in enumerate(kinds):

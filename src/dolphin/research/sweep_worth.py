@@ -33,7 +33,12 @@ _CELLS_MAX: Final = 4_000_000
 _YEAR: Final = math.sqrt(365.0)
 _NEIGHBOURS_DRAWN: Final = 12
 
-OBJECTIVE_WORDS: Final = {"sharpe": "Sharpe", "roi": "result", "profit_factor": "profit factor"}
+OBJECTIVE_WORDS: Final = {
+    "sharpe": "Sharpe",
+    "roi_marked": "result",
+    "roi": "booked result",
+    "profit_factor": "profit factor",
+}
 
 
 def worth(sweep: Sweep, *, seed: int = 1, reps: int = 2000) -> dict[str, Any]:
@@ -79,7 +84,7 @@ def ranking(columns: Any, objective: str) -> IntArray:
     """Positions of all rows, best first; a row without the figure comes last, ties keep the plan's order."""
     value = np.asarray(columns[objective], np.float64)
     if not np.isfinite(value).any():
-        value = np.asarray(columns["roi"], np.float64)
+        value = np.asarray(columns["roi_marked"], np.float64)
     return np.argsort(-np.where(np.isnan(value), -np.inf, value), kind="stable")
 
 
@@ -212,7 +217,7 @@ def _checks(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _answer(sweep: Sweep, found: dict[str, Any]) -> str:
-    if not sweep.rows.columns["net"][found["best"]] > 0.0:
+    if not sweep.rows.columns["roi_marked"][found["best"]] > 0.0:
         return "no"
     if found["deflated"] is None or found["overfitting"] is None:
         return "too_short" if len(sweep.days) < DAYS_MIN else "not_shown"
@@ -241,11 +246,11 @@ def _sentences(sweep: Sweep, found: dict[str, Any]) -> list[str]:
     )
     sharpe = float(columns["sharpe"][k])
     said = [
-        f"The setting with the best {word} made {percent(float(columns['roi'][k]), signed=True)} in"
+        f"The setting with the best {word} made {percent(float(columns['roi_marked'][k]), signed=True)} in"
         f" {plural(len(sweep.days), 'day')}"
         + (f" (Sharpe {_one(sharpe)} a year)" if math.isfinite(sharpe) else "")
         + f", after fees and slippage{with_edge}. The base set {sweep.plan.base} made"
-        f" {percent(float(sweep.base.columns['roi'][0]), signed=True)} on the same days."
+        f" {percent(float(sweep.base.columns['roi_marked'][0]), signed=True)} on the same days."
     ]
     d, o, i = found["deflated"], found["overfitting"], found["interval"]
     if d is not None:
@@ -272,11 +277,11 @@ def _sentences(sweep: Sweep, found: dict[str, Any]) -> list[str]:
         )
     near = np.array(found["neighbours"], np.int64)
     if len(near):
-        roi = columns["roi"][near]
+        roi = columns["roi_marked"][near]
         said.append(
             f"Its {plural(len(near), 'nearest setting')} made {percent(float(np.median(roi)), signed=True)}"
             f" in the median, and {percent(float((roi > 0).mean()), 0)} of them earned money; of all settings"
-            f" {percent(float((columns['net'] > 0.0).mean()), 0)} did."
+            f" {percent(float((columns['roi_marked'] > 0.0).mean()), 0)} did."
         )
     return said
 
@@ -299,6 +304,11 @@ def _cautions(sweep: Sweep, found: dict[str, Any]) -> list[str]:
         said.append(
             f"{plural(len(sweep.days), 'day')} are one season of one market: nothing here says how the best"
             " setting fares in another."
+        )
+    if columns["open_position"][found["best"]]:
+        booked = percent(float(columns["roi"][found["best"]]), signed=True)
+        said.append(
+            f"The best one ends with an open position, marked at the last price; booked are {booked}."
         )
     few = int(columns["trades"][found["best"]])
     if few < 30:

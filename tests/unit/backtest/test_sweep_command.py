@@ -26,7 +26,7 @@ from dolphin.research import sweep_worth as sw
 
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
 SOBOL = {
-    "design": "sobol", "n": 64, "seed": 3, "objective": "roi",
+    "design": "sobol", "n": 64, "seed": 3, "objective": "roi_marked",
     "parameters": {
         "fixed_tp_pct": {"low": 0.001, "high": 0.01, "scale": "log"},
         "vel_div_threshold": {"low": -0.06, "high": -0.01, "scale": "log"},
@@ -158,7 +158,7 @@ def test_answers_in_words(root, tmp_path, changes, answer, words):
     plan = plan_of({**yaml.safe_load(PLAN), **changes}, "p")
     done = sweep(plan, CacheReader(root / "cache"), tmp_path / "out", cache_root=tmp_path)
     found = sw.worth(done)
-    if changes.get("last_day") and not done.rows.columns["net"][found["best"]] > 0:
+    if changes.get("last_day") and not done.rows.columns["roi_marked"][found["best"]] > 0:
         pytest.fail("the market of this test should let somebody earn")
     assert (found["answer"], words in found["headline"]) == (answer, True), found["headline"]
     json.dumps(found)
@@ -300,7 +300,7 @@ def test_a_map_is_the_median_over_the_others(grid):
             here = (hold == h) & (tp == t)
             assert median["z"][i][j] == pytest.approx(np.median(columns["sharpe"][here]), rel=1e-6)
             assert median["customdata"][i][j] == here.sum() == 4
-            share = 100 * (columns["net"][here] > 0).mean()
+            share = 100 * (columns["roi_marked"][here] > 0).mean()
             assert figure["data"][3]["z"][i][j] == pytest.approx(share)
 
 

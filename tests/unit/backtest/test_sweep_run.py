@@ -71,6 +71,7 @@ def test_rows_are_what_the_period_engine_gives_one_by_one(run, cache, tmp_path):
         for name in ("trades", "wins", "net", "price_pnl", "slippage", "ob_edge", "max_drawdown", "capital"):
             assert row[name] == getattr(totals, name), name
         assert row["roi"] == totals.net / params.initial_capital
+        assert row["roi_marked"] == totals.equity / params.initial_capital - 1.0
         assert row["fees"] == totals.entry_fees + totals.exit_fees
         assert row["sharpe"] == sharpe_ratio(twin.daily_equity.tolist(), params.initial_capital)
         assert row["profit_factor"] == totals.gross_profit / totals.gross_loss

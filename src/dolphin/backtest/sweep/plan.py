@@ -29,7 +29,7 @@ from dolphin.engine.state import EngineOptions
 DESIGNS: Final = ("grid", "random", "sobol")
 SCALES: Final = ("linear", "log")
 #: What "best" may mean; all of them are columns of the results, larger is better.
-OBJECTIVES: Final = ("sharpe", "roi", "profit_factor")
+OBJECTIVES: Final = ("sharpe", "roi_marked", "roi", "profit_factor")
 KEYS: Final = (
     "base", "fixed", "options", "vol_threshold", "first_day", "last_day", "allow_partial", "without_ob_edge",
     "design", "n", "seed", "objective", "parameters",

@@ -346,6 +346,7 @@ def rows_of(
         columns[name] = totals[name].copy()
     initial = np.array([params.initial_capital for params in sets])
     columns["roi"] = totals["net"] / initial
+    columns["roi_marked"] = totals["equity"] / initial - 1.0
     for name in ("gross_profit", "gross_loss", "price_pnl", "ob_edge", "entry_fees", "exit_fees"):
         columns[name] = totals[name].copy()
     columns["fees"] = totals["entry_fees"] + totals["exit_fees"]
