@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dolphin.domain.codes import MC_ABSENT, MC_OK, MC_ORANGE, MC_RED, MC_STATUSES
-from dolphin.engine.engine import MC_SCALES
+from dolphin.engine.state import MC_SCALES
 from dolphin.kernel import plain
 from dolphin.risk.forewarner import (
     COLOURS,
