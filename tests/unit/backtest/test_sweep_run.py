@@ -203,6 +203,20 @@ def test_other_code_goes_on_only_when_asked_and_the_manifest_says_so(run, tmp_pa
     assert run().computed == 0  # it is finished: nothing is left to run
 
 
+def test_a_finished_folder_with_other_columns_is_refused(run, monkeypatch):
+    run()
+    whole = sweep_run.rows_of
+
+    def more(*args):
+        made = whole(*args)
+        made.columns["another"] = made.columns["net"]
+        return made
+
+    monkeypatch.setattr(sweep_run, "rows_of", more)
+    with pytest.raises(StoreError, match="with other columns than"):
+        run()
+
+
 def test_a_digest_of_code_is_of_this_code(monkeypatch, tmp_path):
     assert len(sweep_run.code_sha256()) == 64
     before = sweep_run.code_sha256()

@@ -216,6 +216,12 @@ def sweep(
             manifest.result_sha256 = result.hexdigest()
             store.put_manifest(manifest)
     rows = joined(parts)
+    base = rows_of(plan, [plan.base_set], np.zeros((1, len(plan.axes))), np.zeros(1, np.int64), job.base())
+    if list(rows.columns) != list(base.columns):
+        raise StoreError(
+            f"{folder}: was written by {manifest.version} with other columns than {__version__} has; read its"
+            " Parquet files as they are, or choose another --out"
+        )
     data = manifest.data
     return Sweep(
         plan=plan,
@@ -225,7 +231,7 @@ def sweep(
         days=columns.days,
         notes=columns.notes,
         rows=rows,
-        base=rows_of(plan, [plan.base_set], np.zeros((1, len(plan.axes))), np.zeros(1, np.int64), job.base()),
+        base=base,
         trials_ledger=max(len(rows), ledger.total(data["first_day"], data["last_day"])),
         ledger_path=ledger.path,
         computed=job.computed,
