@@ -80,8 +80,12 @@ class Rounds:
 
     def interleave(self, n: int, works: dict[str, Callable[[], Any]]) -> None:
         """One round that does not count, then n rounds of all works, one after the other."""
+        before = {name: len(times) for name, times in self.cpu.items()}
         for work in works.values():
             work()
+        for measured in (self.cpu, self.wall):
+            for name, times in measured.items():
+                del times[before.get(name, 0) :]
         for _ in range(n):
             for name, work in works.items():
                 self(name, work)
@@ -132,10 +136,8 @@ def number(value: float | None) -> str:
     if value is None:
         return ""
     size = abs(value)
-    if size >= 100.0 or value == int(value):
-        digits = 3 if size < 1000.0 else max(3, len(str(int(size))) - (0 if size < 10_000.0 else 2))
-        shown = float(f"{value:.{digits}g}")
-        return f"{shown:,.0f}"
+    if size >= 100.0:
+        return f"{float(f'{value:.3g}'):,.0f}"
     if size >= 10.0:
         return f"{value:.1f}"
     if size >= 1.0:
@@ -161,6 +163,47 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 def goal_of(line: dict[str, Any]) -> str:
     """A row's goal and whether it was met, or nothing."""
-    if not line["goal"]:
-        return ""
-    return f"  goal {line['goal']}: {'met' if line['met'] else 'MISSED'}"
+    return f"  goal {line['goal']}: {'met' if line['met'] else 'MISSED'}" if line["goal"] else ""
+
+
+#: Columns of the page's tables, and the entry of a row without which a column is left out.
+COLUMNS = {
+    "what": "what",
+    "figure": "unit",
+    "on the wall": "wall",
+    "baseline": "ratio",
+    "ratio": "ratio",
+    "goal": "met",
+}
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Rows as Markdown tables, one a section, a section's name as its heading where it has one."""
+    out: list[str] = []
+    columns: list[str] = []
+    section = None
+    for line in rows:
+        if line["section"] != section or not out:
+            section = line["section"]
+            out += ["", f"### {section}", ""] if section else [""]
+            part = [other for other in rows if other["section"] == section]
+            columns = [name for name in COLUMNS if any(other[COLUMNS[name]] is not None for other in part)]
+            out += ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+        figure = "not measured" if line["value"] is None else f"{number(line['value'])} {line['unit']}"
+        what = line["what"] if not line["note"] else f"{line['what']} ({line['note']})"
+        words = (
+            what,
+            figure,
+            number(line["wall"]),
+            line["baseline"],
+            number(line["ratio"]),
+            goal_words(line),
+        )
+        cells = dict(zip(COLUMNS, words, strict=True))
+        out.append("| " + " | ".join(cells[name].strip().replace("|", r"\|") for name in columns) + " |")
+    return "\n".join(out).strip("\n")
+
+
+def goal_words(line: dict[str, Any]) -> str:
+    """A row's goal and whether it was met."""
+    return f"{line['goal']}: {'met' if line['met'] else '**missed**'}" if line["goal"] else ""

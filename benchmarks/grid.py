@@ -10,14 +10,18 @@ that slows down slows both.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
-import platform
 import random
 import sys
+from pathlib import Path
 from time import perf_counter_ns
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.common import hardware, load, number, row
 from dolphin.domain.scan import WINDOWS, Scan
 from dolphin.grid.inprocess import InProcessGrid
 from dolphin.grid.near_view import NearView
@@ -25,12 +29,13 @@ from dolphin.grid.payloads import ScanPayload
 from dolphin.grid.topics import SCAN, decode, encode
 from dolphin.grid.typed import TypedGrid, publish_scan
 
+SEED = 42
 MAP, KEY = "DOLPHIN_FEATURES", "latest_eigen_scan"
 N_ASSETS = 50
 
 
 def make_scan() -> Scan:
-    draw = random.Random(42)
+    draw = random.Random(SEED)
     columns = {
         f"w{w}_{part}": draw.random()
         for w in WINDOWS
@@ -73,7 +78,7 @@ def timed(samples: Samples, n: int, operation) -> None:
         keep(perf_counter_ns() - start)
 
 
-def measure(rounds: int) -> tuple[list[Samples], int]:
+def measure(rounds: int) -> tuple[list[Samples], bytes]:
     scan = make_scan()
     payload = ScanPayload.from_scan(scan, bridge_ts=1_700_000_000.5)
     data = encode(payload)
@@ -127,7 +132,7 @@ def measure(rounds: int) -> tuple[list[Samples], int]:
     assert embedded_view.n_updates == rounds * 100
     every = [assign, put_silent, put_heard, read]
     every += [json_encode, our_encode, json_decode, our_decode, from_scan, publish]
-    return every, len(data)
+    return every, data
 
 
 def main() -> None:
@@ -135,7 +140,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     parser.add_argument("--rounds", type=int, default=20, help="interleaved rounds (default 20, about 2 s)")
     arguments = parser.parse_args()
-    every, n_bytes = measure(arguments.rounds)
+    every, data = measure(arguments.rounds)
+    n_bytes = len(data)
     by_name = {samples.name: samples for samples in every}
     rows = []
     for samples in every:
@@ -151,17 +157,36 @@ def main() -> None:
                 "yardstick": samples.yardstick,
             }
         )
-    machine = f"{platform.machine()} {platform.system()} Python {platform.python_version()}"
     if arguments.json:
-        sys.stdout.write(json.dumps({"machine": machine, "scan_bytes": n_bytes, "rows": rows}) + "\n")
+        result = {
+            "script": "benchmarks/grid.py",
+            "hardware": hardware(),
+            "load": load(),
+            "market": f"scan of {N_ASSETS} assets, {n_bytes:,} bytes of JSON",
+            "seed": SEED,
+            "result_sha256": hashlib.sha256(data).hexdigest(),
+            "rows": rows,
+            "table": [
+                row(
+                    line["operation"],
+                    line["p50_us"],
+                    "us",
+                    baseline=line["yardstick"] or "",
+                    ratio=line["ratio"],
+                    note=f"p99 {number(line['p99_us'])} us",
+                )
+                for line in rows
+            ],
+        }
+        sys.stdout.write(json.dumps(result) + "\n")
         return
-    print(f"{machine}; scan of {N_ASSETS} assets, {n_bytes} bytes of JSON")
+    print(f"{hardware()}; scan of {N_ASSETS} assets, {n_bytes} bytes of JSON")
     print(f"{'operation':<38}{'n':>8}{'p50 us':>10}{'p99 us':>10}{'ratio':>9}  of")
-    for row in rows:
-        ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
+    for line in rows:
+        ratio = "" if line["ratio"] is None else f"{line['ratio']:.2f}"
         print(
-            f"{row['operation']:<38}{row['n']:>8}{row['p50_us']:>10.2f}{row['p99_us']:>10.2f}{ratio:>9}"
-            f"  {row['yardstick'] or ''}"
+            f"{line['operation']:<38}{line['n']:>8}{line['p50_us']:>10.2f}{line['p99_us']:>10.2f}{ratio:>9}"
+            f"  {line['yardstick'] or ''}"
         )
 
 

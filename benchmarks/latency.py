@@ -13,7 +13,6 @@ import argparse
 import gc
 import hashlib
 import json
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from benchmarks.common import hardware, load, number, row
 from dolphin.domain.bar import Bar
 from dolphin.domain.params import load_set
 from dolphin.domain.scan import WARMUP_PRICES, WINDOWS, row_from_scan
@@ -102,7 +102,10 @@ def measure(n_scans: int, seed: int) -> dict[str, object]:
     rows["tick bytes to durable decision"] = _percentiles(total)
     base = float(np.median(baseline))
     return {
-        "hardware": f"{platform.machine()}, {platform.python_implementation()} {platform.python_version()}",
+        "script": "benchmarks/latency.py",
+        "hardware": hardware(),
+        "load": load(),
+        "market": f"{n_scans:,} bars of the synthetic market, 50 assets",
         "seed": seed,
         "scans": n_scans,
         "baseline_numpy_us": base,
@@ -124,6 +127,15 @@ def _numpy_scan_us(prices: np.ndarray) -> float:
     return (time.perf_counter_ns() - started) / 1e3
 
 
+def table(result: dict) -> list[dict]:
+    """The page's rows."""
+    return [
+        row(name, stage["p50"], "us", baseline="numpy corrcoef + eigh, four windows",
+            ratio=stage["p50_over_baseline"], note=f"p99 {number(stage['p99'])} us")
+        for name, stage in result["stages_us"].items()
+    ] + [row("numpy corrcoef + eigh, four windows", result["baseline_numpy_us"], "us")]  # fmt: skip
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(
@@ -135,15 +147,15 @@ def main() -> None:
     args = parser.parse_args()
     result = measure(args.scans, args.seed)
     if args.json:
-        print(json.dumps(result))
+        print(json.dumps(result | {"table": table(result)}))
         return
     print(f"{result['scans']} scans, seed {result['seed']}, {result['hardware']}")
     print(f"baseline: numpy corrcoef + eigh over four windows, p50 {result['baseline_numpy_us']:.0f} us")
     print(f"{'stage':32} {'p50 us':>9} {'p99 us':>9} {'max us':>10} {'p50/baseline':>13}")
-    for name, row in result["stages_us"].items():
+    for name, stage in result["stages_us"].items():
         print(
-            f"{name:32} {row['p50']:9.1f} {row['p99']:9.1f} {row['max']:10.1f}"
-            f" {row['p50_over_baseline']:13.3f}"
+            f"{name:32} {stage['p50']:9.1f} {stage['p99']:9.1f} {stage['max']:10.1f}"
+            f" {stage['p50_over_baseline']:13.3f}"
         )
     print(f"decisions sha256 {result['result_sha256']}")
 

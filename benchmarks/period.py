@@ -255,13 +255,18 @@ def one_binding(
     compared(rows, WORST, "numpy's ranking alone, all assets at once", worst_rate * numpy_us / 1e6)
     flat_ns = rounds.cpu_s("flat") / n * 1e9
     hold_ns = rounds.cpu_s("held") / n_held_ever * 1e9
+    shared_ms = rounds.cpu_s("shared") * 1e3
     parts = {
         f"{n_flat:,} bars without a position, {flat_ns:.2f} ns each": n_flat * flat_ns / 1e6,
         f"{n_hold:,} bars held, {hold_ns:.1f} ns each": n_hold * hold_ns / 1e6,
         f"{n_ranked:,} rankings, {rank_us:.2f} us each": n_ranked * rank_us / 1e3,
     }
     n_events = 2 * found.totals.trades
-    parts[f"{n_events:,} entries and exits, gates, days: the rest"] = alone - sum(parts.values())
+    events = shared_ms - n_hold * hold_ns / 1e6
+    parts[f"{n_events:,} entries and exits, {events / max(n_events, 1) * 1e3:.2f} us each"] = events
+    parts["the rest: gates, calls of an entry, walks down the rankings, cold prices"] = alone - sum(
+        parts.values()
+    )
     rows += [
         row(what, ms, "ms", section=PROFILE, baseline="kernel", ratio=ms / alone)
         for what, ms in parts.items()
@@ -350,24 +355,33 @@ def sweep(runner: PeriodRunner, options: argparse.Namespace) -> tuple[list[dict[
               tuple(result.totals[k].tolist()))  # fmt: skip
     rounds = Rounds()
     ready = variant(runner)
-    ready.run_many(bindings)
+
+    def whole() -> None:
+        wall, cpu = time.perf_counter(), time.process_time()
+        variant(runner).run_many(bindings)
+        rounds.note("all threads", time.process_time() - cpu, time.perf_counter() - wall)
+
     rounds.interleave(
         max(1, options.rounds // 2),
         {
-            "whole": lambda: variant(runner).run_many(bindings),
+            "whole": whole,
             "ready": lambda: ready.run_many(bindings),
             "one thread": lambda: ready.run_many(bindings, threads=1),
         },
     )
     n = len(bindings)
     rate, again, single = (n / rounds.wall_s(name) for name in ("whole", "ready", "one thread"))
-    alone_s = statistics_of_alone(runner, bindings, options)
+    each_ms = rounds.cpu_s("all threads") / n * 1e3
+    alone_s, alone_cpu_s = seconds_alone(runner, bindings, options)
     trades = float(result.totals["trades"].mean()) / options.days
     rows = [
         row(f"{n} bindings, rankings made once and shared", rate, "backtests/s", section=SWEEP,
             goal="1,000 a second or more on two cores", met=rate >= 1000.0,
             baseline="one after the other, nothing shared", ratio=rate * alone_s,
             note=f"wall, {n_threads} threads; {trades:.1f} entries a day on average"),
+        row("processor time of one of them, rankings included", each_ms, "ms", section=SWEEP,
+            baseline="the same, nothing shared", ratio=each_ms / 1e3 / alone_cpu_s,
+            note=f"{n_threads * 1e3 / each_ms:,.0f} backtests/s if no core ever waits"),
         row("the same, rankings there already", again, "backtests/s", section=SWEEP,
             baseline="rankings made", ratio=again / rate),
         row("the same on one thread", single, "backtests/s", section=SWEEP,
@@ -378,13 +392,15 @@ def sweep(runner: PeriodRunner, options: argparse.Namespace) -> tuple[list[dict[
     return rows, hashlib.sha256(result.totals.tobytes()).hexdigest()
 
 
-def statistics_of_alone(runner: PeriodRunner, bindings: list[Any], options: argparse.Namespace) -> float:
-    """Mean wall seconds of a binding that shares nothing, over a sample."""
+def seconds_alone(
+    runner: PeriodRunner, bindings: list[Any], options: argparse.Namespace
+) -> tuple[float, float]:
+    """(wall, processor): mean seconds of a binding that shares nothing, over a sample."""
     sample = bindings[:: max(1, len(bindings) // max(4, options.rounds))]
-    started = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.thread_time()
     for params, _ in sample:
         runner.run(params)
-    return (time.perf_counter() - started) / len(sample)
+    return (time.perf_counter() - wall) / len(sample), (time.thread_time() - cpu) / len(sample)
 
 
 def bar_by_bar(

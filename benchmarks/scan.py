@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -23,9 +22,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "reference"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from scan_markets import make_bars
 
+from benchmarks.common import hardware, load, row
 from dolphin.domain.scan import WINDOWS
 from dolphin.scan import Scanner, features, warm
 from dolphin.scan.fast import FastSolver
@@ -38,17 +39,6 @@ GOALS = {
     "certified / float64": (1.2, "at most"),
     "naive / flint": (100.0, "at least"),
 }
-
-
-def hardware() -> str:
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = info.read_text().splitlines()
-        names = [x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")]
-        model = names[0] if names else model
-    versions = f"Python {platform.python_version()}, numpy {np.__version__}"
-    return f"{model}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {versions}"
 
 
 class Clock:
@@ -114,7 +104,10 @@ def measure(n_assets: int, n_scans: int, n_naive: int, seed: int) -> dict:
         "naive / flint": ms["naive"] / ms["flint"],
     }
     return {
+        "script": "benchmarks/scan.py",
         "hardware": hardware(),
+        "load": load(),
+        "market": f"{n_assets} assets, windows {', '.join(map(str, WINDOWS))}, {n_scans} scans",
         "seed": seed,
         "n_assets": n_assets,
         "n_scans": n_scans,
@@ -167,6 +160,22 @@ EXPLAIN = {
 }
 
 
+def table(result: dict) -> list[dict]:
+    """The page's rows."""
+    ms = result["median_ms"]
+    base = ms["float64"]
+    rows = [
+        row(text.strip(), ms[name], "ms", baseline="numpy float64", ratio=ms[name] / base)
+        for name, text in EXPLAIN.items()
+    ]
+    rows[0]["note"] = f"p99 on the wall {result['p99_update_ms']:.2f} ms"
+    for name, value in result["ratios"].items():
+        goal, how = GOALS[name]
+        met = value >= goal if how == "at least" else value <= goal
+        rows.append(row(name, value, "times", goal=f"{how} {goal:g}", met=met))
+    return rows
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--assets", type=int, default=50)
@@ -177,7 +186,7 @@ def main() -> int:
     options = parser.parse_args()
     result = measure(options.assets, options.scans, options.naive, options.seed)
     if options.json:
-        print(json.dumps(result))
+        print(json.dumps(result | {"table": table(result)}))
         return 0
     print(result["hardware"])
     print(

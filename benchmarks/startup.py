@@ -11,12 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+
+from benchmarks.common import hardware, load, row
 
 BASELINE = "python -c pass"
 COMMANDS = {
@@ -51,18 +52,29 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     args = parser.parse_args()
     medians = measure(args.rounds)
-    machine = f"{platform.machine()} {platform.system()} Python {platform.python_version()}"
     rows = [
         {"command": name, "median_ms": round(ms, 1), "ratio": round(ms / medians[BASELINE], 2)}
         for name, ms in medians.items()
     ]
     if args.json:
-        print(json.dumps({"machine": machine, "rounds": args.rounds, "baseline": BASELINE, "rows": rows}))
+        result = {
+            "script": "benchmarks/startup.py",
+            "hardware": hardware(),
+            "load": load(),
+            "market": f"medians of {args.rounds} interleaved rounds, time on the wall",
+            "seed": None,
+            "result_sha256": "",
+            "table": [
+                row(line["command"], line["median_ms"], "ms", baseline=BASELINE, ratio=line["ratio"])
+                for line in rows
+            ],
+        }
+        print(json.dumps(result))
         return
-    print(f"{machine}, medians of {args.rounds} interleaved rounds")
+    print(f"{hardware()}, medians of {args.rounds} interleaved rounds")
     print(f"{'command':<32}{'median ms':>11}{'ratio':>8}")
-    for row in rows:
-        print(f"{row['command']:<32}{row['median_ms']:>11.1f}{row['ratio']:>8.2f}")
+    for line in rows:
+        print(f"{line['command']:<32}{line['median_ms']:>11.1f}{line['ratio']:>8.2f}")
 
 
 if __name__ == "__main__":
