@@ -8,16 +8,16 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 
+from dolphin.backtest.folder import halted
 from dolphin.backtest.market import Market, Walk
 from dolphin.backtest.settings import BacktestSettings
 from dolphin.backtest.stepping import session_at, step_at
-from dolphin.domain.codes import LEDGER_HALT, REASON_NONE
 from dolphin.domain.decision import Decision
 from dolphin.domain.errors import InvariantError
 from dolphin.journal.bar_columns import ColumnJournal, read_journal
@@ -62,7 +62,7 @@ def verify(
                 f"{settings.folder}: was decided bar by bar; there is nothing to compare with"
             )
         n_bars = journal.last_bar() + 1
-        market = _halted(market, journal)
+        market = halted(market, journal)
         starts = market.day_starts().tolist()
         spans = {
             market.day_of(begin): (begin, min(end, n_bars))
@@ -80,16 +80,6 @@ def verify(
         return Verified(chosen, bars, trades)
     finally:
         journal.close()
-
-
-def _halted(market: Market, journal: ColumnJournal) -> Market:
-    """The market with the refusals of a run whose ledger refused a trade."""
-    stamps = [stamp for stamp, kind, _ in journal.events() if kind == "invariant"]
-    if not stamps:
-        return market
-    refusal = np.full(len(market), REASON_NONE, np.int64)
-    refusal[int(np.searchsorted(market.timestamp_ns, stamps[0])) + 1 :] = LEDGER_HALT
-    return replace(market, refusal=refusal)
 
 
 def _compare_day(walk: Walk, day: str, end: int, journal: ColumnJournal) -> int:

@@ -1,0 +1,469 @@
+"""Why a bar was decided as it was: every value against its threshold, from the kernels that decided it.
+
+Entry point: `explain`. The result is plain values, for people (`dolphin.commands.explain`) and machines.
+Gates stand in the order in which the engine asks them; the first that is shut decides, and those after it are
+shown as they would have answered.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from dolphin.alpha.lanes import STALKER_LEVERAGE_MAX, compose, dc_mult
+from dolphin.alpha.selection import (
+    BEST,
+    IRP_PRICES,
+    NOISE,
+    STEPS,
+    WORST,
+    impulse_latency,
+    rank_assets,
+    select_asset,
+    window_of,
+)
+from dolphin.alpha.signal import change_bps, direction_confirmation, signal
+from dolphin.alpha.sizing import sizing
+from dolphin.alpha.volatility import PRICES_MIN, VolatilityGate
+from dolphin.backtest.flips import flips
+from dolphin.backtest.folder import Run
+from dolphin.backtest.moment import Moment, moment_of
+from dolphin.domain import codes
+from dolphin.domain.bar import BoolArray
+from dolphin.domain.clock import iso_from_ns
+from dolphin.domain.codes import (
+    ACTION_ENTER,
+    ACTION_EXIT,
+    ACTIONS,
+    BOUNDS,
+    BUCKETS,
+    DC_CONTRADICT,
+    DC_NAMES,
+    DC_NEUTRAL,
+    DIRECT,
+    IRP_ACTIONS,
+    MC_STATUSES,
+    POSTURES,
+    REASON_NONE,
+    REASONS,
+    STALKER,
+)
+from dolphin.domain.decision import Decision
+from dolphin.domain.symbols import BTC
+from dolphin.engine import state as st
+from dolphin.engine.step import recent_results, vel_div_trend
+
+#: Assets of the ranking that are told.
+RANKED_TOLD: Final = 10
+
+Told = dict[str, Any]
+
+
+def explain(run: Run, bar: int, *, with_flips: bool = True) -> Told:
+    """One bar of a run as plain values. Raises what `moment_of` raises."""
+    moment, decision = moment_of(run, bar)
+    held = moment.before().ints[st.POSITION] != st.NONE
+    told: Told = {
+        "bar": bar,
+        "time": iso_from_ns(decision.timestamp_ns),
+        "scan_number": decision.scan_number,
+        "action": ACTIONS[decision.action],
+        "reason": REASONS[decision.reason],
+        "asset": decision.asset,
+        "price": decision.price,
+        "capital": decision.capital,
+        "vel_div": decision.vel_div,
+        "v50_velocity": decision.v50_velocity,
+        "v750_velocity": decision.v750_velocity,
+    }
+    told |= _judged(moment, decision) if held else _entry(moment, decision)
+    if with_flips:
+        told["flips"] = [
+            {
+                "name": flip.name,
+                "value": flip.value,
+                "at": flip.at,
+                "action": flip.action,
+                "reason": flip.reason,
+                "asset": flip.asset,
+            }
+            for flip in flips(moment, decision)
+        ]
+    return told
+
+
+def _gate(name: str, value: Any, rule: str, threshold: Any, passed: bool, margin: float | None) -> Told:
+    """One gate: margin is how far the value is inside, negative where it is shut."""
+    return {
+        "gate": name,
+        "value": value,
+        "rule": rule,
+        "threshold": threshold,
+        "margin": margin,
+        "passed": bool(passed),
+    }
+
+
+# -- a bar without a position ----------------------------------------------------------------------------
+
+
+def _entry(moment: Moment, decision: Decision) -> Told:
+    """Gates, ranking, direction confirmation, size and lanes of a bar that could have entered."""
+    p, s = moment.step_params(), moment.on_bar()
+    valid, confidence, extreme = signal(decision.vel_div, p.threshold, p.extreme, p.direction)
+    ranking, chosen, survivors = _ranking(moment, p, s)
+    symbols = moment.walk.market.symbols
+    gates = _first_gates(moment, decision, p, s, valid)
+    rule = "an asset, selection is off: BTCUSDT"
+    if p.use_selection:
+        rule = "an asset that ranks, DIRECT, fresh, allowed"
+    name = "none" if chosen == st.NONE else symbols[chosen]
+    gates.append(_gate("asset", name, rule, None, chosen != st.NONE, None))
+    told: Told = {
+        "signal": {
+            "valid": bool(valid),
+            "extreme": bool(extreme),
+            "threshold": p.threshold,
+            "extreme_at": p.extreme,
+            "strength": float(_sizing(p, s, decision.vel_div)[0]),
+            "confidence": float(confidence),
+        },
+        "gates": gates,
+        "ranking": ranking,
+        "ranked": survivors,
+    }
+    if chosen != st.NONE:
+        confirmation = _confirmation(p, s, chosen)
+        told["confirmation"] = confirmation
+        shut = confirmation["status"] == DC_NAMES[DC_CONTRADICT] and p.dc_skip
+        limit = p.dc_min_bps
+        against = confirmation["change_bps"]
+        margin = None if against is None else limit + against * p.direction
+        rule = f"the price does not run against by more than {limit:g} bps in {p.dc_lookback} bars"
+        gates.append(_gate("direction confirmation", against, rule, limit, not shut, margin))
+        told |= _size(moment, decision, p, s, confirmation)
+    gates.append(_gate("order books", decision.books, "no persistent contradiction", None, True, None))
+    return told
+
+
+def _first_gates(
+    moment: Moment, decision: Decision, p: st.StepParams, s: st.State, valid: bool
+) -> list[Told]:
+    """The gates before an asset is chosen, in the engine's order."""
+    d = p.direction
+    beyond = (decision.vel_div - p.threshold) * d
+    side = "below" if d < 0 else "above"
+    last_exit = int(s.ints[st.LAST_EXIT_BAR])
+    count = int(s.ints[st.BAR_COUNT])
+    deviation = _deviation(moment)
+    limit = moment.walk.vol_threshold
+    refusal = moment.refusal()
+    capital = float(s.floats[st.CAPITAL])
+    posture = int(s.ints[st.POSTURE])
+    return [
+        _gate("signal", decision.vel_div, f"vel_div {side} the threshold", p.threshold, valid, beyond),
+        _gate(
+            "after an exit",
+            last_exit if last_exit >= 0 else None,
+            "not on the bar of an exit",
+            moment.bar,
+            moment.bar > last_exit,
+            None if last_exit < 0 else float(moment.bar - last_exit),
+        ),
+        _gate(
+            "forewarner",
+            MC_STATUSES[int(s.ints[st.MC_STATUS])],
+            "not RED",
+            "RED",
+            s.ints[st.RED_HALT] != 1,
+            None,
+        ),
+        _gate("posture", POSTURES[posture], "APEX or STALKER", POSTURES[STALKER], posture <= STALKER, None),
+        _gate("warm-up", count, "bars seen", p.lookback, count >= p.lookback, float(count - p.lookback)),
+        _gate(
+            "volatility",
+            deviation,
+            "std of BTC's returns above the threshold",
+            limit,
+            decision.vol_ok,
+            None if deviation is None else deviation - limit,
+        ),
+        _gate("host", REASONS[refusal], "no refusal of the host's", None, refusal == REASON_NONE, None),
+        _gate("capital", capital, "above 0 USDT", 0.0, capital > 0.0, capital),
+    ]
+
+
+def _deviation(moment: Moment) -> float | None:
+    """Standard deviation of BTC's returns as the gate sees it on the bar; None where it stays open."""
+    market = moment.walk.market
+    if BTC not in market.symbols:
+        return None
+    gate = VolatilityGate(moment.walk.vol_threshold)
+    gate.restore(moment.walk.gate_prices)
+    price = float(market.prices[moment.bar, market.symbols.index(BTC)])
+    gate.update(price)
+    prices = np.array(gate.prices)
+    if len(prices) < PRICES_MIN or not price > 0.0:
+        return None
+    return float(np.std(np.diff(prices) / prices[:-1]))
+
+
+def _ranking(moment: Moment, p: st.StepParams, s: st.State) -> tuple[list[Told], int, int]:
+    """(first assets, chosen, how many rank): why each before the chosen one was passed over."""
+    symbols, stale = moment.walk.market.symbols, moment.stale()
+    if not p.use_selection:
+        usable = p.btc != st.NONE and not stale[p.btc] and s.n_prices[p.btc] > 0
+        return [], p.btc if usable else st.NONE, 0
+    depth = np.zeros(len(symbols))
+    excluded = st.excluded_assets(moment.walk.params, symbols)
+    count = rank_assets(
+        s.prices,
+        s.n_prices,
+        s.first,
+        p.direction,
+        0.0,
+        p.relative_irp,
+        False,
+        depth,
+        s.window,
+        s.profiles,
+        s.order,
+        s.actions,
+        s.aligned,
+        s.ars,
+    )
+    place, _, survivors = select_asset(
+        s.order, s.actions, s.aligned, count, p.min_alignment, excluded, stale, False, depth
+    )
+    begin, source = window_of(s.prices, s.n_prices, s.first, s.window)
+    rows = source[begin : begin + IRP_PRICES]
+    told = []
+    shown = min(count, RANKED_TOLD)
+    # The chosen one may stand lower: it is told all the same, with the two after it.
+    for k in [*range(shown), *range(max(shown, place), min(count, place + 3) if place >= shown else 0)]:
+        asset = int(s.order[k])
+        direct = s.actions[k] == DIRECT
+        long = direct == (p.direction > 0)
+        best = s.profiles[BEST, asset] if long else 0.0 - s.profiles[WORST, asset]
+        latency = impulse_latency(rows, asset, 1.0 if long else -1.0, p.relative_irp, best)
+        told.append(
+            {
+                "place": k + 1,
+                "asset": symbols[asset],
+                "ars": float(s.ars[k]),
+                "direction": IRP_ACTIONS[int(s.actions[k])],
+                "alignment": int(s.aligned[k]) / STEPS,
+                "noise": float(s.profiles[NOISE, asset]),
+                "latency": int(latency),
+                "why": _passed_over(p, s, excluded, stale, k, place),
+            }
+        )
+    return told, st.NONE if place < 0 else int(s.order[place]), int(survivors)
+
+
+def _passed_over(
+    p: st.StepParams, s: st.State, excluded: BoolArray, stale: BoolArray, k: int, place: int
+) -> str:
+    """Why the asset at place k of the ranking is not the chosen one."""
+    asset = int(s.order[k])
+    if k == place:
+        return "chosen"
+    why = ""
+    if p.min_alignment > 0.0 and s.aligned[k] / STEPS < p.min_alignment:
+        why = f"alignment below {p.min_alignment:g}"
+    elif s.actions[k] != DIRECT:
+        why = "the other direction ranks higher"
+    elif excluded[asset]:
+        why = "stablecoin, excluded"
+    elif stale[asset]:
+        why = "no fresh price"
+    return why or "runner-up"
+
+
+def _confirmation(p: st.StepParams, s: st.State, asset: int) -> Told:
+    n = int(s.n_prices[asset])
+    prices = s.prices[:, asset]
+    status = DC_NEUTRAL
+    if p.use_dc:
+        status = direction_confirmation(prices, n, p.dc_lookback, p.dc_min_bps, p.direction)
+    change = float(change_bps(prices, n, p.dc_lookback)) if n > p.dc_lookback else None
+    return {
+        "used": p.use_dc,
+        "status": DC_NAMES[status],
+        "code": int(status),
+        "change_bps": change,
+        "limit_bps": p.dc_min_bps,
+        "lookback_bars": p.dc_lookback,
+    }
+
+
+def _sizing(p: st.StepParams, s: st.State, vel_div: float) -> tuple[Any, ...]:
+    losses, results = recent_results(s.ints, s.last_losses)
+    found: tuple[Any, ...] = sizing(
+        vel_div,
+        p.threshold,
+        p.extreme,
+        p.direction,
+        p.min_leverage,
+        p.max_leverage,
+        p.convexity,
+        p.fraction,
+        p.use_layers,
+        p.use_dynamic_leverage,
+        vel_div_trend(s, p.trend_lookback),
+        s.bucket_wins,
+        s.bucket_trades,
+        losses,
+        results,
+    )
+    return found
+
+
+def _size(moment: Moment, decision: Decision, p: st.StepParams, s: st.State, confirmation: Told) -> Told:
+    """Sizing step by step, the lanes, and what bound the leverage; as it would be where nothing entered."""
+    strength, base, bucket, boost, streak, trend, fraction = _sizing(p, s, decision.vel_div)
+    losses, results = recent_results(s.ints, s.last_losses)
+    dc = dc_mult(confirmation["code"], p.dc_boost, p.dc_reduce)
+    regime, esof = float(s.floats[st.REGIME]), decision.esof_mult
+    raw, cap, leverage, bound = compose(
+        base,
+        dc,
+        regime,
+        1.0,
+        esof,
+        int(s.ints[st.POSTURE]),
+        p.max_leverage,
+        p.abs_max_leverage,
+        p.min_leverage,
+    )
+    capital = float(s.floats[st.CAPITAL])
+    wins, trades = int(s.bucket_wins[bucket]), int(s.bucket_trades[bucket])
+    notional = capital * fraction * leverage
+    if p.proxy_mode:
+        notional = notional * float(s.floats[st.PROXY_SCALE])
+    return {
+        "entered": decision.action == ACTION_ENTER,
+        "sizing": {
+            "strength": float(strength),
+            "bucket": BUCKETS[bucket],
+            "bucket_wins": wins,
+            "bucket_trades": trades,
+            "bucket_boost": float(boost),
+            "recent_losses": int(losses),
+            "recent_trades": int(results),
+            "streak": float(streak),
+            "vel_div_trend": float(vel_div_trend(s, p.trend_lookback)),
+            "trend": float(trend),
+            "fraction_max": p.fraction,
+            "fraction": float(fraction),
+        },
+        "lanes": {"base": float(base), "dc": dc, "regime": regime, "ob": 1.0, "esof": esof},
+        "leverage": {
+            "raw": float(raw),
+            "caps": {
+                "max_leverage_lanes": p.max_leverage * regime * esof,
+                "abs_max_leverage": p.abs_max_leverage,
+                "posture": STALKER_LEVERAGE_MAX if s.ints[st.POSTURE] == STALKER else None,
+            },
+            "cap": float(cap),
+            "min": p.min_leverage,
+            "leverage": float(leverage),
+            "bound": BOUNDS[bound],
+        },
+        "notional": float(notional),
+        "capital_before": capital,
+    }
+
+
+# -- a bar in a position ---------------------------------------------------------------------------------
+
+
+def _judged(moment: Moment, decision: Decision) -> Told:
+    """The exits' tests in the order of their priority, and what the position is."""
+    p, s = moment.step_params(), moment.before()
+    inputs_posture = decision.posture
+    leverage = decision.leverage
+    pnl, tp, sl = decision.pnl_pct, decision.tp, decision.sl
+    guard = -0.95 / leverage if p.liquidation_guard else None
+    on_bar = moment.on_bar()
+    run = int(on_bar.ints[st.ADVERSE_RUN])
+    tests = [
+        _gate(
+            "hibernate",
+            POSTURES[inputs_posture],
+            "exit in HIBERNATE",
+            "HIBERNATE",
+            inputs_posture != codes.HIBERNATE,
+            None,
+        ),
+        _gate(
+            "breaker calmed",
+            bool(on_bar.ints[st.ACB_FLAG]),
+            "exit once after it",
+            None,
+            on_bar.ints[st.ACB_FLAG] != 1,
+            None,
+        ),
+        _gate(
+            "liquidation guard",
+            pnl,
+            "exit at or below -0.95 / leverage" if guard is not None else "off in this set",
+            guard,
+            guard is None or pnl > guard,
+            None if guard is None else pnl - guard,
+        ),
+        _gate("take profit", pnl, "exit at or above", tp, pnl < tp, tp - pnl),
+        _gate("stop loss", pnl, "exit at or below", -sl, pnl > -sl, pnl + sl),
+        _gate("adverse turn", run, "off in every named set", 3, True, None),
+        _gate(
+            "max hold",
+            decision.bars_held,
+            "exit at or above, in bars",
+            decision.max_hold,
+            decision.bars_held < decision.max_hold,
+            float(decision.max_hold - decision.bars_held),
+        ),
+    ]
+    if moment.walk.options is None or not moment.walk.options.vd_enabled:
+        tests = [test for test in tests if test["gate"] != "adverse turn"]
+    told: Told = {
+        "position": {
+            "asset": decision.asset,
+            "entry_bar": int(s.ints[st.ENTRY_BAR]),
+            "entry_price": float(s.floats[st.ENTRY_PRICE]),
+            "bars_held": decision.bars_held,
+            "price": decision.scan_price,
+            "stale_price": decision.stale_price,
+            "pnl_pct": pnl,
+            "notional": decision.notional,
+            "leverage": leverage,
+            "unrealised": pnl * decision.notional,
+        },
+        "gates": tests,
+        "lanes": {
+            "base": decision.lane_base,
+            "dc": decision.lane_dc,
+            "regime": decision.lane_regime,
+            "ob": decision.lane_ob,
+            "esof": decision.lane_esof,
+        },
+        "leverage": {
+            "raw": decision.raw,
+            "cap": decision.cap,
+            "min": p.min_leverage,
+            "leverage": leverage,
+            "bound": BOUNDS[decision.bound],
+        },
+    }
+    if decision.action == ACTION_EXIT:
+        told["result"] = {
+            "scan_price": decision.scan_price,
+            "exit_price": decision.price,
+            "gross": decision.gross,
+            "entry_fee": decision.entry_fee,
+            "exit_fee": decision.exit_fee,
+            "ob_edge": decision.ob_edge,
+            "net": decision.net,
+        }
+    return told
