@@ -7,10 +7,10 @@ the ordinary one.
 from __future__ import annotations
 
 import hashlib
-import os
 import struct
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "reference"))
 
 from engine_market import SYMBOLS, Spec
-from period_market import drive, inputs_of
 
 from dolphin.backtest.period import PeriodRunner
 from dolphin.domain import codes
@@ -29,6 +28,7 @@ from dolphin.domain.params import NAMED_SETS, ParameterSet
 from dolphin.engine.period import PeriodInputs
 from dolphin.engine.state import EngineOptions
 from dolphin.kernel import plain
+from period_market import drive, inputs_of
 
 #: Bindings of the ordinary test, in groups that run beside each other.
 GROUPS, A_GROUP = 10, 100
@@ -245,5 +245,43 @@ def test_threads_and_company_change_nothing() -> None:
         assert tuple(alone.totals[k]) == tuple(getattr(fresh.totals, n) for n in alone.totals.dtype.names), k
 
 
-if os.environ.get("DOLPHIN_KERNELS") == "plain":
-    pytest.skip("compares compiled kernels with plain ones", allow_module_level=True)
+@pytest.mark.parametrize("dirty", [False, True])
+def test_a_batch_in_pieces_is_the_batch_in_one(dirty: bool) -> None:
+    """Totals, drawdown and daily equity of bindings carried over cuts, also cuts within a day."""
+    inputs = inputs_of(31, Spec(n_bars=1200, n_assets=6, events=True, dirty=dirty, jumps=0.02))
+    rng = np.random.default_rng(6)
+    bindings = [draw_binding(rng)[:2] for _ in range(25)]
+    whole = PeriodRunner(inputs)
+    expected = whole.run_many(bindings)
+    carries: tuple[Any, ...] = ()
+    state, gate = None, ()
+    daily: dict[str, np.ndarray] = {}
+    for first, last in ((0, 333), (333, 334), (334, 900), (900, 1200)):
+        piece = PeriodRunner(part(inputs, first, last), state=state, gate_prices=gate)
+        batch = piece.run_many(bindings, carries=carries, keep=True)
+        carries, gate = batch.carries, piece.gate_prices
+        state = piece.run(bindings[0][0], bindings[0][1]).state
+        daily |= dict(zip(piece.days, batch.daily_equity.T, strict=True))
+    assert batch.totals.tobytes() == expected.totals.tobytes()
+    assert tuple(daily) == whole.days
+    assert np.array(list(daily.values())).T.tobytes() == expected.daily_equity.tobytes()
+
+
+def test_other_signals_over_the_same_prices_are_a_market_of_their_own() -> None:
+    inputs = inputs_of(41, Spec(n_bars=700, n_assets=5, events=True))
+    params = NAMED_SETS["gold"]
+    runner = PeriodRunner(inputs)
+    runner.run_many([(params, None)] * 3)
+    columns = (inputs.vel_div, inputs.v50_velocity, inputs.v750_velocity, inputs.instability_50)
+    rolled = [np.roll(column, 90) for column in columns]
+    names = ("vel_div", "v50_velocity", "v750_velocity", "instability_50")
+    fresh = PeriodRunner(replace(inputs, **dict(zip(names, rolled, strict=True))))
+    moved = runner.with_signals(*rolled)
+    for shared in (0, 3):
+        if shared:
+            moved.run_many([(params, None)] * shared)
+        assert moved.run(params).totals == fresh.run(params).totals
+        assert moved.run(params, record="codes").decisions_sha256() == (
+            fresh.run(params, record="codes").decisions_sha256()
+        )
+    assert runner.run(params).totals == PeriodRunner(inputs).run(params).totals

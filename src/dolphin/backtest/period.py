@@ -10,6 +10,8 @@ and runs bindings on all cores. Invariants:
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import hashlib
 import os
 import threading
@@ -17,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -108,6 +110,21 @@ class Totals:
     open_position: bool
 
 
+class Carry(NamedTuple):
+    """What a binding takes from one piece of a long period into the next, price histories left out.
+
+    Those belong to the market: the next piece's runner gets them with its `state`.
+    """
+
+    arrays: tuple[np.ndarray[Any, Any], ...]  # the state's, in the order of CARRIED
+    totals: FloatArray
+    counts: IntArray
+
+
+#: The state's arrays that differ between bindings.
+CARRIED: Final = tuple(name for name in st.SAVED if name not in ("prices", "n_prices"))
+
+
 @dataclass(frozen=True, slots=True)
 class PeriodResult:
     """One binding's run. Which fields are filled depends on what was recorded; see `PeriodRunner.run`."""
@@ -126,6 +143,7 @@ class PeriodResult:
     asset: SmallIntArray = field(repr=False)
     equity: FloatArray = field(repr=False)
     level: int = RECORD_NONE
+    carry: Carry = field(default=Carry((), np.zeros(0), np.zeros(0, np.int64)), repr=False)
 
     def decisions(
         self, first: int = 0, scan_numbers: IntArray | None = None, books_label: str = "period"
@@ -282,6 +300,7 @@ class BatchResult:
 
     totals: np.ndarray[Any, Any]  # (n_bindings,) of TOTALS_DTYPE
     daily_equity: FloatArray  # (n_bindings, n_days), USDT
+    carries: tuple[Carry, ...] = ()  # where each binding stands, if they were asked for
 
 
 @dataclass(slots=True)
@@ -363,20 +382,32 @@ class PeriodRunner:
         bindings: Sequence[Binding],
         threads: int | None = None,
         on_done: Callable[[int], None] | None = None,
+        *,
+        carries: Sequence[Carry] = (),
+        keep: bool = False,
     ) -> BatchResult:
         """Run many bindings on `threads` threads (all cores by default), sharing rankings between them.
 
-        on_done gets the number of bindings done, now and then.
+        on_done gets the number of bindings done, now and then. A period too long for the memory is run piece
+        by piece: `keep` asks where each binding stands at the end, `carries` goes on from there, over a
+        runner whose `state` and `gate_prices` are the last piece's. Totals then are those from the start,
+        bit for bit; daily equity is the piece's.
         """
+        if carries and len(carries) != len(bindings):
+            raise InvariantError(f"run_many: {len(carries)} carries for {len(bindings)} bindings")
         threads = threads or os.cpu_count() or 1
         self._share_rankings(bindings, threads)
         totals = np.zeros(len(bindings), TOTALS_DTYPE)
         daily = np.zeros((len(bindings), len(self.days)))
+        kept: dict[int, Carry] = {}
         done = 0
 
         def work(k: int) -> None:
             params, options = bindings[k]
-            result = self._one(params, options or st.EngineOptions(), RECORD_NONE, light=True)
+            carry = carries[k] if carries else None
+            result = self._one(params, options or st.EngineOptions(), RECORD_NONE, light=True, carry=carry)
+            if keep:
+                kept[k] = result.carry
             found = result.totals
             totals[k] = tuple(getattr(found, name) for name in TOTALS_DTYPE.names or ())
             daily[k] = result.daily_equity
@@ -386,7 +417,28 @@ class PeriodRunner:
                 done += 1
                 if on_done is not None:
                     on_done(done)
-        return BatchResult(totals, daily)
+        return BatchResult(totals, daily, tuple(kept[k] for k in range(len(kept))))
+
+    def with_signals(
+        self, vel_div: FloatArray, v50: FloatArray, v750: FloatArray, instability: FloatArray
+    ) -> PeriodRunner:
+        """The same prices, organs and volatility gate under other signals, (n_bars,) each, 1/s.
+
+        What was ranked is not taken along: the tables also say where the signals are.
+        """
+        inputs = dataclasses.replace(
+            self.inputs, vel_div=vel_div, v50_velocity=v50, v750_velocity=v750, instability_50=instability
+        )
+        other = copy.copy(self)
+        other.inputs = inputs
+        other.market = self.market._replace(
+            vel_div=np.ascontiguousarray(vel_div, np.float64),
+            v50=np.ascontiguousarray(v50, np.float64),
+            v750=np.ascontiguousarray(v750, np.float64),
+            instability=np.ascontiguousarray(instability, np.float64),
+        )
+        other._tables = {}
+        return other
 
     def _share_rankings(self, bindings: Sequence[Binding], threads: int) -> None:
         """Rank, once, every bar that a binding of the batch could enter on, and walk down where many do."""
@@ -470,7 +522,12 @@ class PeriodRunner:
         return state_of(self._before)
 
     def _one(
-        self, params: ParameterSet, options: st.EngineOptions, level: int, light: bool = False
+        self,
+        params: ParameterSet,
+        options: st.EngineOptions,
+        level: int,
+        light: bool = False,
+        carry: Carry | None = None,
     ) -> PeriodResult:
         symbols = self.inputs.symbols
         p = st.step_params(params, symbols, options)
@@ -493,6 +550,11 @@ class PeriodRunner:
         totals = np.zeros(len(kernels.TOTAL_NAMES))
         counts = np.zeros(len(kernels.COUNT_NAMES), np.int64)
         totals[kernels.T_PEAK] = params.initial_capital
+        if carry is not None:
+            for name, array in zip(CARRIED, carry.arrays, strict=True):
+                getattr(s, name)[...] = array
+            totals[:] = carry.totals
+            counts[: kernels.C_ROWS] = carry.counts[: kernels.C_ROWS]
         first_bar, bar_count = int(s.ints[st.LAST_BAR]) + 1, int(s.ints[st.BAR_COUNT])
         table = self._tables.get((params.direction, options.irp_steps == "relative"))
         rankings = self._none if table is None else table.rankings
@@ -552,6 +614,7 @@ class PeriodRunner:
             asset=record.asset,
             equity=record.equity,
             level=level,
+            carry=Carry(tuple(getattr(s, name) for name in CARRIED), totals, counts),
         )
 
     def _day_results(self, record: Recorder) -> tuple[DayResult, ...]:

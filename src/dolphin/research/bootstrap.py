@@ -165,7 +165,7 @@ def block_length(returns: FloatArray) -> int:
     Politis and White (2004), Automatic block-length selection for the dependent bootstrap, Econometric
     Reviews 23(1), with the correction of Patton, Politis and White (2009), ibid. 28(4); computed by arch.
     """
-    if len(returns) < 10 or np.ptp(returns) == 0.0:
+    if len(returns) < 11 or np.ptp(returns) == 0.0:  # the rule divides by zero at ten
         return 1
     best = float(library("arch.bootstrap").optimal_block_length(returns)["stationary"].iloc[0])
     return max(1, min(math.ceil(best), len(returns) // 3)) if math.isfinite(best) else 1

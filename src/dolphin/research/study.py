@@ -17,7 +17,6 @@ Invariants:
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import itertools
@@ -254,28 +253,11 @@ def daily_returns(equity: FloatArray) -> FloatArray:
 def shifted(runner: PeriodRunner, bars: int) -> PeriodRunner:
     """The same prices with the signal record rolled by `bars` against them, round the circle.
 
-    Only the four columns of the signal are new; the layout of the prices and the volatility gate are the
-    runner's. `tests/unit/research/test_study.py` compares it with a runner that is made from
-    rolled inputs.
+    `tests/unit/research/test_study.py` compares it with a runner that is made from rolled inputs.
     """
-    inputs = dataclasses.replace(
-        runner.inputs,
-        vel_div=np.roll(runner.inputs.vel_div, bars),
-        v50_velocity=np.roll(runner.inputs.v50_velocity, bars),
-        v750_velocity=np.roll(runner.inputs.v750_velocity, bars),
-        instability_50=np.roll(runner.inputs.instability_50, bars),
-    )
-    moved = copy.copy(runner)
-    # Tables of rankings know where the next signal is, so they go with the old signals.
-    moved._tables = {}
-    moved.inputs = inputs
-    moved.market = runner.market._replace(
-        vel_div=inputs.vel_div,
-        v50=inputs.v50_velocity,
-        v750=inputs.v750_velocity,
-        instability=inputs.instability_50,
-    )
-    return moved
+    inputs = runner.inputs
+    columns = (inputs.vel_div, inputs.v50_velocity, inputs.v750_velocity, inputs.instability_50)
+    return runner.with_signals(*(np.roll(column, bars) for column in columns))
 
 
 def shift_null(
