@@ -361,17 +361,27 @@ def sweep(runner: PeriodRunner, options: argparse.Namespace) -> tuple[list[dict[
         variant(runner).run_many(bindings)
         rounds.note("all threads", time.process_time() - cpu, time.perf_counter() - wall)
 
+    def single() -> None:
+        meter = Metered(ready._run)
+        ready._run = meter
+        try:
+            ready.run_many(bindings, threads=1)
+        finally:
+            ready._run = meter.function
+        rounds.note("kernels", meter.cpu, meter.wall)
+
     rounds.interleave(
         max(1, options.rounds // 2),
         {
             "whole": whole,
             "ready": lambda: ready.run_many(bindings),
-            "one thread": lambda: ready.run_many(bindings, threads=1),
+            "one thread": single,
         },
     )
     n = len(bindings)
-    rate, again, single = (n / rounds.wall_s(name) for name in ("whole", "ready", "one thread"))
+    rate, again, by_one = (n / rounds.wall_s(name) for name in ("whole", "ready", "one thread"))
     each_ms = rounds.cpu_s("all threads") / n * 1e3
+    kernel_ms = rounds.cpu_s("kernels") / n * 1e3
     alone_s, alone_cpu_s = seconds_alone(runner, bindings, options)
     trades = float(result.totals["trades"].mean()) / options.days
     rows = [
@@ -384,8 +394,10 @@ def sweep(runner: PeriodRunner, options: argparse.Namespace) -> tuple[list[dict[
             note=f"{n_threads * 1e3 / each_ms:,.0f} backtests/s if no core ever waits"),
         row("the same, rankings there already", again, "backtests/s", section=SWEEP,
             baseline="rankings made", ratio=again / rate),
-        row("the same on one thread", single, "backtests/s", section=SWEEP,
-            baseline=f"{n_threads} threads", ratio=single / again),
+        row("the same on one thread", by_one, "backtests/s", section=SWEEP,
+            baseline=f"{n_threads} threads", ratio=by_one / again),
+        row("of which the kernel of one of them", kernel_ms, "ms", section=SWEEP,
+            baseline="processor time of one, rankings included", ratio=kernel_ms / each_ms),
         row("one after the other, nothing shared, one thread", 1.0 / alone_s, "backtests/s", section=SWEEP,
             note="wall, a sample of the same bindings"),
     ]  # fmt: skip
