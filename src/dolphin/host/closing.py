@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from dolphin.domain.clock import day_from_ns
 from dolphin.domain.codes import REASONS
 from dolphin.domain.decision import Decision
-from dolphin.host.session import OpenTrade
 from dolphin.journal.ledger import ClosedTrade
+
+
+class OpenTrade(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a trade when it is entered."""
+
+    trade_id: str
+    entry: Decision
 
 
 def opened_trade(entry: Decision, deployment: str, sequence: int) -> OpenTrade:

@@ -21,7 +21,6 @@ from dolphin.domain.codes import (
     ACTION_EXIT,
     LEDGER_HALT,
     REASON_NONE,
-    REASONS,
     STALE_SCAN,
 )
 from dolphin.domain.decision import Decision
@@ -31,6 +30,8 @@ from dolphin.domain.scan import ScanRow
 from dolphin.domain.symbols import BTC
 from dolphin.engine.engine import DayResult, Engine, Snapshot
 from dolphin.engine.state import EngineOptions
+from dolphin.host.closing import OpenTrade as OpenTrade
+from dolphin.host.closing import closed_trade, opened_trade
 from dolphin.host.draws import draws
 from dolphin.host.inputs import NEUTRAL, HostInputs
 from dolphin.journal.ledger import ClosedTrade
@@ -44,13 +45,6 @@ SCAN_AGE_MAX_NS: Final = 10 * NS_PER_S
 
 #: The deployment in which a LONG is a refused state, not a filter.
 SHORT_ONLY: Final = "BLUE"
-
-
-class OpenTrade(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a trade when it is entered."""
-
-    trade_id: str
-    entry: Decision
 
 
 class SessionState(msgspec.Struct, frozen=True, kw_only=True):
@@ -261,8 +255,7 @@ class Session:
     def _follow(self, decision: Decision) -> ClosedTrade | None:
         if decision.action == ACTION_ENTER:
             self._sequence += 1
-            date = day_from_ns(decision.timestamp_ns)
-            self._open = OpenTrade(trade_id=f"{self.deployment}-{date}-{self._sequence:06d}", entry=decision)
+            self._open = opened_trade(decision, self.deployment, self._sequence)
             return None
         if decision.action != ACTION_EXIT:
             return None
@@ -270,27 +263,7 @@ class Session:
         if opened is None:
             raise InvariantError(f"bar {decision.bar_idx}: an exit of {decision.asset} without an open trade")
         self._open = None
-        entry = opened.entry
-        return ClosedTrade(
-            trade_id=opened.trade_id,
-            asset=decision.asset,
-            direction=self.params.direction,
-            entry_bar=entry.bar_idx,
-            exit_bar=decision.bar_idx,
-            entry_ns=entry.timestamp_ns,
-            exit_ns=decision.timestamp_ns,
-            entry_price=entry.price,
-            exit_scan_price=decision.scan_price,
-            exit_price=decision.price,
-            notional=decision.notional,
-            leverage=decision.leverage,
-            reason=REASONS[decision.reason],
-            entry_fee=decision.entry_fee,
-            exit_fee=decision.exit_fee,
-            ob_edge=decision.ob_edge,
-            net=decision.net,
-            stale_price=decision.stale_price,
-        )
+        return closed_trade(opened, decision, self.params.direction)
 
     def state(self) -> SessionState:
         """Everything the session remembers."""

@@ -171,10 +171,13 @@ class ColumnJournal(Journal):
             yield first, BarCodes(*arrays)
             first += table.num_rows
 
-    def bars(self) -> BarCodes:
-        """All bars at once."""
-        found = [bars for _, bars in self.chunks()]
-        return BarCodes(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
+    def columns(self, *names: str) -> list[np.ndarray[Any, Any]]:
+        """The named columns of all bars, each (n_bars,). Raises DataError."""
+        file = self._file()
+        try:
+            return [file.read([name]).column(0).to_numpy() for name in names]
+        except (OSError, pa.ArrowException) as error:
+            raise self._no_bars(error) from error
 
     def canonical_chunks(self) -> Iterator[tuple[int, BarCodes, np.ndarray[Any, Any]]]:
         """(bar_idx of the first, bars, their canonical records) of each chunk."""
@@ -252,23 +255,23 @@ class ColumnJournal(Journal):
 
     def marks(self) -> tuple[IntArray, FloatArray]:
         """(timestamp_ns, marked equity in USDT) of every bar, arrays (n_bars,)."""
-        bars = self.bars()
-        return bars.timestamp_ns, bars.equity
+        stamps, equity = self.columns("timestamp_ns", "equity")
+        return stamps, equity
 
     def series(self) -> Series:
         """What was seen on every bar, and what a held asset cost."""
-        bars = self.bars()
-        entries = np.flatnonzero(bars.action == ACTION_ENTER)
-        idle = np.append(np.flatnonzero(bars.action == ACTION_NONE), len(bars.action))
-        after_exit = np.append(np.flatnonzero(bars.action == ACTION_EXIT) + 1, len(bars.action))
+        action, price, vel_div = self.columns("action", "price", "vel_div")
+        entries = np.flatnonzero(action == ACTION_ENTER)
+        idle = np.append(np.flatnonzero(action == ACTION_NONE), len(action))
+        after_exit = np.append(np.flatnonzero(action == ACTION_EXIT) + 1, len(action))
         held = {}
         for begin in entries.tolist():
             end = min(
                 int(idle[np.searchsorted(idle, begin)]),
                 int(after_exit[np.searchsorted(after_exit, begin + 1)]),
             )
-            held[begin] = bars.price[begin:end]
-        return Series(bars.vel_div, held)
+            held[begin] = price[begin:end]
+        return Series(vel_div, held)
 
     def lambdas(self) -> list[tuple[float, ...]]:
         """Empty: columns come from caches, which hold no eigenvalues."""

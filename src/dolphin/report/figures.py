@@ -27,6 +27,8 @@ Json: TypeAlias = dict[str, Any]
 _NS_PER_MS = 1_000_000
 #: More trades than this are drawn with smaller marks.
 _TRADES_CROWDED = 200
+#: Trades marked on the signal at most; a browser draws each mark as an element of its own.
+MARKED_MAX = 1500
 #: Colour and dash of each window, shortest first; dash and width tell them apart without colour.
 _WINDOW_STYLE = (
     ("@@lambda1", "solid", 0.9),
@@ -272,6 +274,18 @@ def _markers(name: str, trades: Sequence[TradeRow], marks: Sequence[_Mark], mark
     }
 
 
+def marked_trades(data: ReportData) -> list[int]:
+    """Positions of the trades that the signal's drawing marks: all, or those that moved the most money.
+
+    Open ones are always marked.
+    """
+    every = range(len(data.trades))
+    if len(every) <= MARKED_MAX:
+        return list(every)
+    largest = sorted(every, key=lambda i: (not data.trades[i].is_open, -abs(data.trades[i].net), i))
+    return sorted(largest[:MARKED_MAX])
+
+
 def signal_figure(data: ReportData) -> Figure:
     """vel_div with its thresholds, entries and exits; the first view leaves rare spikes outside."""
     x, y = _thinned(data, data.vel_div, 6)
@@ -287,11 +301,12 @@ def signal_figure(data: ReportData) -> Figure:
         }
     ]
     arrow = "triangle-down" if data.direction < 0 else "triangle-up"
-    entries = [_Mark(i, t.entry_ns, t.vel_div, "entry") for i, t in enumerate(data.trades)]
+    shown = [(i, data.trades[i]) for i in marked_trades(data)]
+    entries = [_Mark(i, t.entry_ns, t.vel_div, "entry") for i, t in shown]
     gains, losses = (
         [
             _Mark(i, t.exit_ns, _value_at(data, t.exit_ns), "exit")
-            for i, t in enumerate(data.trades)
+            for i, t in shown
             if t.exit_ns is not None and (t.net > 0.0) is won
         ]
         for won in (True, False)
@@ -336,7 +351,7 @@ def signal_figure(data: ReportData) -> Figure:
     }
     label = (
         f"Velocity divergence over time with the threshold {number(data.threshold, 3)} and the extreme level "
-        f"{number(data.extreme, 3)}; {len(data.trades):,} entries and "
+        f"{number(data.extreme, 3)}; {len(entries):,} entries and "
         f"{len(gains) + len(losses):,} exits are marked."
     )
     return Figure(name="signal", data=traces, layout=layout, label=label)

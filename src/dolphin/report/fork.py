@@ -89,7 +89,7 @@ def render(told: Mapping[str, Any], timestamp_ns: IntArray, original: FloatArray
 def _top_bar() -> str:
     return (
         '<a class="skip" href="#main">Skip to the fork</a>\n'
-        f'<div class="bar"><div class="bar-in"><span class="brand">{_LOGO}DOLPHIN</span>'
+        f'<div class="bar"><div class="bar-in"><span class="brand">{_LOGO}DOLPHIN</span><nav></nav>'
         '<button type="button" id="theme" class="ghost" aria-label="Switch between light and dark">'
         '<span aria-hidden="true">◐</span><span class="wide"> Theme</span></button></div></div>\n'
         '<noscript><p class="callout warn">The drawings need JavaScript. It runs offline.</p></noscript>\n'
@@ -113,10 +113,11 @@ def _curves(timestamp_ns: IntArray, original: FloatArray, changed: FloatArray) -
     return Figure(
         name="fork",
         data=[
-            line(original, "as it was", "@@muted", "solid"),
+            line(original, "as it was", "@@muted", "dot"),
             line(changed, "changed", "@@accent", "solid"),
         ],
         layout={
+            "height": 400,
             "xaxis": {"type": "date"},
             "yaxis": {"title": {"text": "USDT"}, "tickformat": ",.0f"},
             "showlegend": True,

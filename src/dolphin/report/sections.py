@@ -11,7 +11,7 @@ from typing import Any
 
 from dolphin.domain.clock import NS_PER_DAY
 from dolphin.report.data import ReportData
-from dolphin.report.figures import signal_range
+from dolphin.report.figures import marked_trades, signal_range
 from dolphin.report.glossary import GLOSSARY
 from dolphin.report.groups import Group, by_asset, by_bucket, by_hour, by_reason, lane_stats, legs_of
 from dolphin.report.series import POINTS_MAX
@@ -296,6 +296,9 @@ def _signal(data: ReportData, labels: Mapping[str, str]) -> str:
         else ""
     )
     beyond = "below" if data.direction < 0 else "above"
+    n_marked = len(marked_trades(data))
+    if n_marked < len(data.trades):
+        hidden = f" Marked are the {count(n_marked)} trades that moved the most money.{hidden}"
     caption = (
         f"A {_side(data.direction)} is considered when vel_div is {beyond} {number(data.threshold, 3)}; {number(data.extreme, 3)} is the extreme level. "
         f"Triangle: entry. Disc: exit with a gain. Cross: exit with a loss. Click a mark to see the trade. {_thinning(data)}{hidden}"

@@ -344,3 +344,23 @@ def test_data_is_checked_at_birth(make_report):
         replace(trade, exit_ns=trade.entry_ns - 1)
     with pytest.raises(DataError, match="direction is 2"):
         replace(trade, direction=2)
+
+
+def test_a_year_of_trades_is_marked_where_the_money_moved(make_report, monkeypatch):
+    """Ten thousand marks would freeze a browser; the caption says what is left out, the table has all."""
+    from dolphin.report import figures
+
+    data = make_report()
+    assert figures.marked_trades(data) == list(range(len(data.trades)))
+    assert "Marked are the" not in render(data)
+    monkeypatch.setattr(figures, "MARKED_MAX", 5)
+    shown = figures.marked_trades(data)
+    assert len(shown) == 5 < len(data.trades)
+    assert shown == sorted(shown)
+    left = [t for i, t in enumerate(data.trades) if i not in shown]
+    closed = [data.trades[i] for i in shown if not data.trades[i].is_open]
+    assert not any(t.is_open for t in left)
+    assert min(abs(t.net) for t in closed) >= max(abs(t.net) for t in left)
+    entry = next(t for t in figures.signal_figure(data).data if t["name"] == "entry")
+    assert len(entry["x"]) == 5
+    assert "Marked are the 5 trades that moved the most money." in render(data)
