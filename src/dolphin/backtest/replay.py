@@ -19,10 +19,11 @@ from dolphin.backtest.settings import (
     check,
     identity_of,
     manifest_of,
+    warnings,
 )
 from dolphin.domain.scan import ScanRow
 from dolphin.host.finish import JOURNAL_FILE, SETTINGS_FILE, finish, write_settings
-from dolphin.host.identity import NO_BOOKS, warnings_of
+from dolphin.host.identity import NO_BOOKS
 from dolphin.host.session import Step
 from dolphin.journal.store import Journal, require_writable
 from dolphin.market.scan_cache import CacheReader, CacheRow
@@ -94,7 +95,7 @@ def replay(
                 break
         journal.commit_batch()
         journal.bars_per_commit = 1
-        warnings = warnings_of(session)
+        told = warnings(settings, session)
         facts = identity.facts(
             session,
             settings.folder,
@@ -103,7 +104,7 @@ def replay(
             counts=trader.counts,
             days=len(days),
             partial=list(faults),
-            warnings=warnings,
+            warnings=told,
             interrupted=interrupted,
         )
         partial = (f"Partial day allowed: {fault}." for fault in faults)
@@ -113,7 +114,7 @@ def replay(
             settings.folder,
             facts,
             opened=session.open_trade,
-            notes=(MODELLED, NO_BOOKS, *partial, *warnings),
+            notes=(MODELLED, NO_BOOKS, *partial, *told),
             report=settings.report,
             status="interrupted" if interrupted else "finished",
         )

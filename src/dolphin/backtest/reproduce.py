@@ -15,7 +15,7 @@ from typing import Any
 from dolphin.backtest import whole
 from dolphin.backtest.folder import changed_days, settings_of, summary_of
 from dolphin.backtest.replay import replay
-from dolphin.backtest.settings import STEP, BacktestSettings
+from dolphin.backtest.settings import STEP, BacktestSettings, RecordedVerdict
 from dolphin.domain.codes import MC_STATUSES, posture_code
 from dolphin.domain.errors import DataError, DolphinError
 from dolphin.domain.params import NAMED_SETS, ParameterSet
@@ -113,6 +113,7 @@ def again(
         report=False,
         mc_status={day: MC_STATUSES.index(word) for day, word in words.items()},
         forewarner=meta.get("forewarner", ""),
+        assessor=_recorded(meta, words) if meta["engine"] == STEP else None,
     )
     cache = CacheReader(meta["cache"])
     n_bars = int(summary_of(folder)["bars"])
@@ -124,8 +125,6 @@ def again(
         on_progress(done, total)
 
     if meta["engine"] == STEP:
-        if words:
-            raise DataError(f"{folder}: a backtest bar by bar with a forewarner needs its artefact to repeat")
         return replay(cache, asked, lambda step, done, total: count(done, total), lambda: reached >= n_bars)
 
     def told(progress: whole.Progress) -> None:
@@ -133,6 +132,14 @@ def again(
             count(progress.done, progress.total)
 
     return whole.backtest(cache, asked, told, lambda: reached >= n_bars)
+
+
+def _recorded(meta: Mapping[str, str], words: Mapping[str, str]) -> RecordedVerdict | None:
+    """The forewarner's word on a backtest's days: one for all of them, as the breaker is neutral."""
+    gates = sorted(set(words.values()))
+    if len(gates) > 1:
+        raise DataError(f"the forewarner's words differ by day ({', '.join(gates)}), bar by bar takes one")
+    return RecordedVerdict(meta["forewarner"], gates[0]) if gates else None
 
 
 def compare(folder: Path, summary: Mapping[str, Any], out: Path) -> list[Change]:

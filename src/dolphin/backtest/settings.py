@@ -15,10 +15,11 @@ from dolphin.domain.codes import MC_STATUSES
 from dolphin.domain.errors import DataError, StoreError
 from dolphin.domain.params import ParameterSet
 from dolphin.host.finish import JOURNAL_FILE
-from dolphin.host.identity import DATA_SHA256, Identity, data_sha256
+from dolphin.host.identity import DATA_SHA256, Identity, data_sha256, warnings_of
 from dolphin.host.session import Session
 from dolphin.journal.bar_columns import BARS_FILE
 from dolphin.market.scan_cache import CacheReader
+from dolphin.risk.forewarner import Verdict
 from dolphin.services.forewarner_gate import Assessor, mc_status_by_day
 
 MODELLED: Final = "Backtest: fills are modelled, no order was ever sent."
@@ -56,6 +57,27 @@ class BacktestSettings:
             return self.mc_status
         found = mc_status_by_day(self.assessor, self.params, days)
         return dict(zip(days, found.tolist(), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedVerdict:
+    """A forewarner that says again what a run was told, whatever it is asked."""
+
+    identity: str
+    gate: str
+    why: str = ""
+
+    def assess(self, params: ParameterSet, boost: float, timestamp_ns: int) -> Verdict:
+        """The recorded gate; the numbers behind it are not kept."""
+        return Verdict(self.gate, self.gate, 0.0, 0.0, "recorded", timestamp_ns)
+
+
+def warnings(settings: BacktestSettings, session: Session) -> list[str]:
+    """What a person must know of a backtest before its figures."""
+    found = warnings_of(session)
+    if settings.assessor is not None and settings.assessor.why:
+        found.append(f"The forewarner answers with its fallback: {settings.assessor.why}.")
+    return found
 
 
 @dataclass(frozen=True, slots=True)

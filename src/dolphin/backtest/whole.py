@@ -33,13 +33,14 @@ from dolphin.backtest.settings import (
     identity_of,
     manifest_of,
     require_free,
+    warnings,
 )
 from dolphin.domain.codes import ACTION_ENTER, LEDGER_HALT, POSTURES
 from dolphin.domain.decision import Decision
 from dolphin.domain.errors import InvariantError
 from dolphin.host.closing import closed_trade, opened_trade
 from dolphin.host.finish import JOURNAL_FILE, SETTINGS_FILE, finish, write_settings
-from dolphin.host.identity import NO_BOOKS, warnings_of
+from dolphin.host.identity import NO_BOOKS
 from dolphin.host.session import OpenTrade, Session
 from dolphin.journal.bar_columns import (
     BARS_FILE,
@@ -140,7 +141,7 @@ def backtest(
         journal.commit_batch()
         journal.bars_per_commit = 1
         journal.set_meta({**book.writer.close(), CERTIFIED_BITS_MIN: str(min(bits, default=0))})
-        warnings = warnings_of(ready.session)
+        told = warnings(settings, ready.session)
         if book.halted_at is not None:
             ready.session.halt()
         facts = identity.facts(
@@ -151,7 +152,7 @@ def backtest(
             counts=Counter({"scans_dropped": market.dropped, "invariants_violated": book.violations}),
             days=len(ready.days),
             partial=list(ready.faults),
-            warnings=warnings,
+            warnings=told,
             interrupted=interrupted,
         )
         partial = (f"Partial day allowed: {fault}." for fault in ready.faults)
@@ -162,7 +163,7 @@ def backtest(
             settings.folder,
             facts,
             opened=book.opened,
-            notes=(MODELLED, NO_BOOKS, *partial, *holes, *warnings),
+            notes=(MODELLED, NO_BOOKS, *partial, *holes, *told),
             market=MarketPrices(market).prices_at,
             report=settings.report,
             status="interrupted" if interrupted else "finished",

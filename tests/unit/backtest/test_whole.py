@@ -19,7 +19,8 @@ from backtest_market import write_cache
 from dolphin.backtest import market as market_module
 from dolphin.backtest.prices import MarketPrices, prices_of_run
 from dolphin.backtest.replay import replay
-from dolphin.backtest.settings import BacktestSettings
+from dolphin.backtest.reproduce import again
+from dolphin.backtest.settings import BacktestSettings, RecordedVerdict
 from dolphin.backtest.verify import sample_days, verify
 from dolphin.backtest.whole import Progress, backtest, prepare
 from dolphin.domain.codes import ACTION_HOLD, HIBERNATE, MC_RED, REASONS, STALKER
@@ -138,6 +139,24 @@ def test_a_red_day_enters_nothing(long_cache: CacheReader, settings: BacktestSet
     assert red["trades"] < free["trades"]
     asked = json.loads((settings.folder.with_name("red") / "settings.json").read_text())
     assert [entry.get("mc_status") for entry in asked["days"].values()][:4] == ["RED"] * 3 + [None]
+
+
+@pytest.mark.parametrize("gate", ["ORANGE", "RED", "OK"])
+def test_a_forewarner_begins_the_days_of_both_engines_and_is_repeated(
+    long_cache: CacheReader, settings: BacktestSettings, gate: str, tmp_path: Path
+) -> None:
+    asked = replace(settings, assessor=RecordedVerdict("a model", gate, why="a test"))
+    ours, (theirs, folder) = backtest(long_cache, asked), bar_by_bar(long_cache, asked)
+    assert ours["decisions_sha256"] == theirs["decisions_sha256"]
+    assert ours["warnings"] == theirs["warnings"] == ["The forewarner answers with its fallback: a test."]
+    assert (ours["trades"] == 0) == (gate == "RED")
+    for made in (settings.folder, folder):
+        journal = read_journal(made)
+        meta = journal.meta()
+        journal.close()
+        assert meta["forewarner"] == "a model"
+        summary = again(made, meta, tmp_path / f"{made.name}-again")
+        assert summary["decisions_sha256"] == ours["decisions_sha256"]
 
 
 @pytest.mark.usefixtures("_pieces")

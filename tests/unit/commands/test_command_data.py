@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import re
 import shutil
@@ -10,9 +11,12 @@ import signal
 import sqlite3
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from command_line import SUMMARY_KEYS, Baseline, Columns, Told, invoke, market, tree, write_panel
 
@@ -330,6 +334,39 @@ def test_a_day_that_is_not_what_the_manifest_says(baseline: Baseline, how: str) 
     assert told.code == 1
     assert DAYS[1] in told.error
     assert "build it again" in told.error
+
+
+@pytest.mark.parametrize("engine", ["period", "step"])
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (lambda numbers: numbers[:80] + numbers[81:], "1 hole in its scan numbers"),
+        (lambda numbers: numbers[:80] + numbers[79:80] + numbers[81:], "scan number"),
+    ],
+    ids=["a gap", "a number twice"],
+)
+def test_a_day_with_a_gap_or_a_number_twice(
+    baseline: Baseline, engine: str, spoil: Callable[[list[int]], list[int]], text: str
+) -> None:
+    """The day and the reason in one line, and nothing written."""
+    assert build(baseline.panel).code == 0
+    path = Path("cache/scan_cache", f"{DAYS[1]}.parquet")
+    table = pq.read_table(path)
+    numbers = table.column("scan_number").to_pylist()
+    changed = spoil(numbers)
+    kept = [k for k in range(len(numbers)) if len(changed) == len(numbers) or k != 80]
+    table = table.take(kept).set_column(1, table.schema.field(1), pa.array(changed))
+    pq.write_table(table, path)
+    manifest = Path("cache/scan_cache/manifest.json")
+    told = json.loads(manifest.read_text())
+    told["days"][DAYS[1]] |= {"sha256": sha256(path.read_bytes()).hexdigest(), "rows": len(changed)}
+    manifest.write_text(json.dumps(told))
+    refused = backtest("--engine", engine)
+    assert refused.code == 1
+    assert f"{DAYS[1]} is refused: " in refused.error
+    assert text in refused.error
+    assert len(refused.error.splitlines()) == 1
+    assert not Path("test").exists()
 
 
 # -- compaction ------------------------------------------------------------------------------------------
