@@ -29,7 +29,7 @@ COMMANDS: Final = {
     "data": "build a scan cache, or check whether data are fit to trade",
     "forewarn": "train the forewarner, or ask it what a day may do",
     "audit": "prove a run's ledger from its fills and prices",
-    "explain": "show why a bar or a trade of a run was decided so, and what would have flipped it",
+    "explain": "show why a bar was decided so, and what would have flipped it",
     "reproduce": "run a run again from what its folder remembers, and compare every bit",
     "fork": "run a run's future from one bar on with other parameters, side by side",
     "diff": "show the first differing decision of two runs, with inputs and lanes",

@@ -12,8 +12,8 @@ _EPILOG = """example:
 
 Recomputes leverage, notional, exit fill, order-book edge and every cash flow in
 decimal arithmetic, compares entry and exit prices with the stored scans, and
-checks that bars, positions, trades and legs fit together. A backtest's prices are
-compared on every bar with its scan cache, where that is still there and the
+checks that bars, positions, trades and legs fit together. A backtest's prices
+are compared on every bar with its scan cache, where that is still there and the
 same; else they are not proved, and the last line says so.
 Exit 0 only if nothing is found.
 """

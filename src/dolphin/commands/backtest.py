@@ -35,9 +35,9 @@ _EPILOG = """examples:
 
 A day that is half built, has holes or is not what its manifest says is refused
 unless --allow-partial. The whole period is decided in one kernel; --verify
-decides some days again bar by bar and compares every bit. --engine step goes bar
-by bar throughout and journals every bar in full. `dolphin explain`, `reproduce`
-and `fork` take the folder from there.
+decides some days again bar by bar and compares every bit. --engine step goes
+bar by bar throughout and journals every bar in full. `dolphin explain`,
+`reproduce` and `fork` take the folder from there.
 """
 
 

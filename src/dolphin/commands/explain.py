@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dolphin.backtest.folder import Run
 
 _EPILOG = """examples:
-  dolphin explain runs/RUN BLUE-2021-04-10-000012   a trade: its entry and its exit
+  dolphin explain runs/RUN BLUE-2021-04-10-000012   a trade: entry and exit
   dolphin explain runs/RUN 31415                    a bar, by its number
   dolphin explain runs/RUN 31415 --json
 

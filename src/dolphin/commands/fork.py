@@ -16,10 +16,11 @@ HTML_FILE = "fork.html"
 
 _EPILOG = """examples:
   dolphin fork runs/RUN --at 12000 --set fixed_tp_pct=0.012
-  dolphin fork runs/RUN --at 12000 --set max_leverage=4 --set use_ob_edge=false --out fork
+  dolphin fork runs/RUN --at 12000 --set max_leverage=4 --set fraction=0.1
 
-Both futures begin with the run's own state and open position at that bar. Writes
-fork.json and fork.html (both equity curves) into --out, by default RUN-fork-BAR.
+Both futures begin with the run's own state and open position at that bar.
+Writes fork.json and fork.html (both equity curves) into --out, by default
+RUN-fork-BAR.
 """
 
 

@@ -19,10 +19,10 @@ _EPILOG = """examples:
   dolphin reproduce runs/RUN
   dolphin reproduce runs/RUN --json
 
-Takes the folder of `backtest` or of `run`. Says what is another than it was then
-(code, versions, parameter set, data), repeats the run into a temporary folder, and
-compares the digest of all decisions, trades, cash flows and capital. Exit 0 only
-when the result is the same, bit for bit.
+Takes the folder of `backtest` or of `run`. Says what is another than it was
+then (code, versions, parameter set, data), repeats the run into a temporary
+folder, and compares the digest of all decisions, trades, cash flows and
+capital. Exit 0 only when the result is the same, bit for bit.
 """
 
 
