@@ -39,7 +39,7 @@ from dolphin.domain.clock import day_from_ns
 from dolphin.domain.params import ParameterSet, load_set
 from dolphin.engine import period as kernels
 from dolphin.engine.engine import Engine
-from dolphin.engine.period import PER_BAR, PeriodInputs
+from dolphin.engine.market import PER_BAR, PeriodInputs
 from dolphin.host.draws import draws
 from dolphin.kernel import plain
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from dolphin.domain.clock import NS_PER_DAY
 from dolphin.domain.symbols import BTC
-from dolphin.engine.period import PeriodInputs
+from dolphin.engine.market import PeriodInputs
 from dolphin.market.universe import default_universe
 
 #: First day of the market, days since 1970.

@@ -15,7 +15,7 @@ import pytest
 
 from dolphin.backtest.period import PeriodRunner
 from dolphin.domain.params import load_set
-from dolphin.engine.period import PeriodInputs
+from dolphin.engine.market import PeriodInputs
 from dolphin.market.quick_market import quick_market
 from dolphin.research.null import ShiftNull
 from dolphin.research.study import shift_null

@@ -25,7 +25,7 @@ from dolphin.backtest.period import PeriodRunner
 from dolphin.domain import codes
 from dolphin.domain.decision import Decision
 from dolphin.domain.params import NAMED_SETS, ParameterSet
-from dolphin.engine.period import PeriodInputs
+from dolphin.engine.market import PeriodInputs
 from dolphin.engine.state import EngineOptions
 from dolphin.kernel import plain
 from period_market import drive, inputs_of

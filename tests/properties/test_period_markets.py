@@ -16,17 +16,17 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "reference"))
 
-from period_market import drive
 from test_period_identity import compare, differences, part
 
 from dolphin.backtest.period import PeriodRunner
 from dolphin.domain import codes
 from dolphin.domain.params import NAMED_SETS, load_set
-from dolphin.engine.period import BookBars, PeriodInputs
+from dolphin.engine.market import BookBars, PeriodInputs
 from dolphin.engine.state import EngineOptions
 from dolphin.market.quick_market import QuickMarket, quick_market, scanned
 from dolphin.market.synthetic_books import synthetic_books
 from dolphin.market.synthetic_factors import synthetic_factors
+from period_market import drive
 
 PANEL = "klines/binance_spot_1m_close_wide_86sym_20210402_20210430.parquet"
 

@@ -10,7 +10,7 @@ from dolphin.domain.clock import NS_PER_DAY, day_from_ns
 from dolphin.domain.decision import Decision
 from dolphin.domain.params import ParameterSet
 from dolphin.engine.engine import DayResult, Engine
-from dolphin.engine.period import BookBars, PeriodInputs
+from dolphin.engine.market import BookBars, PeriodInputs
 from dolphin.engine.state import Books, EngineOptions
 from dolphin.kernel import plain
 

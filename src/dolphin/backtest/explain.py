@@ -52,7 +52,8 @@ from dolphin.domain.codes import (
 from dolphin.domain.decision import Decision
 from dolphin.domain.symbols import BTC
 from dolphin.engine import state as st
-from dolphin.engine.step import recent_results, vel_div_trend
+from dolphin.engine.entry import recent_results
+from dolphin.engine.step import vel_div_trend
 
 #: Assets of the ranking that are told.
 RANKED_TOLD: Final = 10

@@ -19,7 +19,7 @@ from dolphin.domain.codes import APEX, MC_ABSENT, REASON_NONE
 from dolphin.domain.errors import DataError, plural
 from dolphin.domain.params import ParameterSet
 from dolphin.engine.engine import Snapshot
-from dolphin.engine.period import PeriodInputs
+from dolphin.engine.market import PeriodInputs
 from dolphin.engine.state import EngineOptions
 from dolphin.market.columns import Columns
 from dolphin.market.scan_cache import CacheReader

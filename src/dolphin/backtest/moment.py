@@ -22,18 +22,8 @@ from dolphin.domain.params import ParameterSet
 from dolphin.domain.symbols import BTC
 from dolphin.engine import state as st
 from dolphin.engine.engine import state_of
-from dolphin.engine.step import (
-    O_ACTION,
-    O_ASSET,
-    O_REASON,
-    OUT_FLOAT_NAMES,
-    OUT_INT_NAMES,
-    append_prices,
-    open_day,
-    step,
-    update_breaker,
-    update_regime,
-)
+from dolphin.engine.record import O_ACTION, O_ASSET, O_REASON, OUT_FLOAT_NAMES, OUT_INT_NAMES
+from dolphin.engine.step import append_prices, open_day, step, update_breaker, update_regime
 from dolphin.host.draws import draws
 
 

@@ -33,20 +33,10 @@ from dolphin.domain.params import ParameterSet
 from dolphin.engine import period as kernels
 from dolphin.engine import state as st
 from dolphin.engine.engine import DayResult, Snapshot, decision_of, snapshot_of, state_of
-from dolphin.engine.period import (
-    RECORD_ALL,
-    RECORD_CODES,
-    RECORD_EVENTS,
-    RECORD_NONE,
-    PeriodInputs,
-    Picks,
-    Rankings,
-    Recorder,
-    market_of,
-    no_picks,
-    no_rankings,
-)
-from dolphin.engine.step import OUT_FLOAT_NAMES, OUT_INT_NAMES
+from dolphin.engine.market import PeriodInputs, market_of
+from dolphin.engine.period import RECORD_ALL, RECORD_CODES, RECORD_EVENTS, RECORD_NONE, Recorder
+from dolphin.engine.rankings import Picks, Rankings, no_picks, no_rankings, pick_bars, rank_bars
+from dolphin.engine.record import OUT_FLOAT_NAMES, OUT_INT_NAMES
 from dolphin.host.draws import draws
 
 RECORDS: Final = {
@@ -357,8 +347,8 @@ class PeriodRunner:
         self._no_picks = no_picks()
         self._run = kernels_as(kernels.run_period)
         self._finish = kernels_as(kernels.finish_period)
-        self._rank = kernels_as(kernels.rank_bars)
-        self._pick = kernels_as(kernels.pick_bars)
+        self._rank = kernels_as(rank_bars)
+        self._pick = kernels_as(pick_bars)
         self._draws: dict[int, FloatArray] = {}
         self._lock = threading.Lock()
 

@@ -26,6 +26,7 @@ from dolphin.domain.errors import InvariantError
 from dolphin.domain.params import ParameterSet
 from dolphin.engine import state as st
 from dolphin.engine import step as kernels
+from dolphin.engine.record import OUT_FLOAT_NAMES, OUT_INT_NAMES
 
 _OBSERVED = slice(st.LANE_BASE, st.CAP + 1)
 
@@ -85,8 +86,8 @@ class DayBar:
     timestamp_ns: int = 0
 
 
-_FLOATS = len(kernels.OUT_FLOAT_NAMES)
-_INTS = len(kernels.OUT_INT_NAMES)
+_FLOATS = len(OUT_FLOAT_NAMES)
+_INTS = len(OUT_INT_NAMES)
 
 
 def decision_of(
@@ -107,8 +108,8 @@ def decision_of(
     numbers after the bar, in the order of their names.
     """
     f, i = row_f[_FLOATS:], row_i[_INTS:]
-    out_f: dict[str, Any] = dict(zip(kernels.OUT_FLOAT_NAMES, row_f[:_FLOATS], strict=True))
-    out_i: dict[str, Any] = dict(zip(kernels.OUT_INT_NAMES, row_i[:_INTS], strict=True))
+    out_f: dict[str, Any] = dict(zip(OUT_FLOAT_NAMES, row_f[:_FLOATS], strict=True))
+    out_i: dict[str, Any] = dict(zip(OUT_INT_NAMES, row_i[:_INTS], strict=True))
     asset = out_i.pop("asset")
     stale_price = out_i.pop("stale_price") == 1
     held: dict[str, Any] = {}
@@ -174,8 +175,8 @@ class Engine:
         self._excluded = st.excluded_assets(params, self.symbols)
         self._draws = draws
         self._no_books = st.absent_books(len(self.symbols))
-        self._out_f = np.zeros(len(kernels.OUT_FLOAT_NAMES))
-        self._out_i = np.zeros(len(kernels.OUT_INT_NAMES), np.int64)
+        self._out_f = np.zeros(len(OUT_FLOAT_NAMES))
+        self._out_i = np.zeros(len(OUT_INT_NAMES), np.int64)
         self._step = host(kernels.step)
         self._proxy_update = host(kernels.proxy_update)
         self._open_day = host(kernels.open_day)

@@ -40,7 +40,7 @@ from dolphin.market.feed import Gap, note_of_gaps
 from dolphin.market.scan_cache import OTHER_CONTENT, CacheReader
 
 if TYPE_CHECKING:
-    from dolphin.engine.period import PeriodInputs
+    from dolphin.engine.market import PeriodInputs
 
 FOLDER = ".columns"
 INDEX = "index.json"
@@ -202,7 +202,7 @@ def period_inputs(columns: Columns) -> PeriodInputs:
 
     Raises DataError where a velocity is not finite.
     """
-    from dolphin.engine.period import PeriodInputs
+    from dolphin.engine.market import PeriodInputs
 
     return PeriodInputs(
         symbols=columns.symbols,

@@ -32,7 +32,7 @@ import numpy as np
 
 from dolphin.domain.bar import BoolArray, FloatArray, IntArray
 from dolphin.domain.errors import DataError, UsageError
-from dolphin.engine.period import BookBars
+from dolphin.engine.market import BookBars
 from dolphin.kernel import kernel
 from dolphin.numerics.portable import clamp, exp
 from dolphin.orderbook.features import book_features, imbalance_persistence, withdrawal_velocity

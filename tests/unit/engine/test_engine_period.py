@@ -23,17 +23,10 @@ from dolphin.domain import codes
 from dolphin.domain.errors import DataError, InvariantError
 from dolphin.domain.params import CHAMPION, GOLD, GREEN, ParameterSet
 from dolphin.engine.engine import Snapshot
-from dolphin.engine.period import (
-    BookBars,
-    PeriodInputs,
-    adverse_before,
-    changes_of,
-    deepest,
-    deepest_above,
-    market_of,
-)
+from dolphin.engine.holding import adverse_run
+from dolphin.engine.market import BookBars, PeriodInputs, changes_of, market_of
+from dolphin.engine.period import adverse_before, deepest, deepest_above
 from dolphin.engine.state import EngineOptions, step_params
-from dolphin.engine.step import adverse_run
 from period_market import drive, inputs_of
 
 QUICK = GOLD.with_values({"lookback": 55, "max_hold_bars": 9, "fixed_tp_pct": 0.002})

@@ -10,6 +10,7 @@ import pytest
 
 from dolphin.domain import codes
 from dolphin.domain.params import CHAMPION, GREEN, ParameterSet
+from dolphin.engine import entry, holding, record
 from dolphin.engine import state as st
 from dolphin.engine import step as k
 
@@ -84,7 +85,7 @@ def test_the_last_five_results(results: str) -> None:
     for i, word in enumerate(results):
         s.last_losses[i % 5] = 1 if word == "L" else 0
     s.ints[st.RESULTS] = len(results)
-    assert k.recent_results(s.ints, s.last_losses) == (results[-5:].count("L"), len(results[-5:]))
+    assert entry.recent_results(s.ints, s.last_losses) == (results[-5:].count("L"), len(results[-5:]))
 
 
 def books(quality: float = 1.0, **changes: object) -> st.Books:
@@ -103,7 +104,7 @@ def edge(params: ParameterSet, wired: st.Books, draws: Sequence[float]) -> tuple
     s = st.new_state(2, 1.0)
     p = st.step_params(params, ["BTCUSDT", "ETHUSDT"], OPTIONS)
     quality, fill = (wired.depth_quality[1], wired.fill_probability[1]) if wired.present else (0.0, 0.0)
-    got = k.ob_edge(p, s.ints, wired.present, quality, fill, np.array(draws))
+    got = holding.ob_edge(p, s.ints, wired.present, quality, fill, np.array(draws))
     return got, int(s.ints[st.DRAW_POSITION])
 
 
@@ -134,7 +135,7 @@ def gate(bar_idx: int = 150, **changes: object) -> int:
             s.ints[getattr(st, name)] = value
     moment = bar(**given)  # type: ignore[arg-type]
     p = st.step_params(CHAMPION, ["BTCUSDT", "ETHUSDT"], OPTIONS)
-    return k.entry_gate(p, s.floats, s.ints, bar_idx, moment.vol_ok, moment.refusal)
+    return entry.entry_gate(p, s.floats, s.ints, bar_idx, moment.vol_ok, moment.refusal)
 
 
 #: What shuts each gate, in the order of the gates.
@@ -177,8 +178,8 @@ def test_gates_beyond_their_edge(changes: dict[str, object], reason: int) -> Non
 def chosen(params: ParameterSet, symbols: list[str], stale: Sequence[bool], lengths: Sequence[int]) -> int:
     s = st.new_state(len(symbols), 1.0)
     s.n_prices[:] = lengths
-    out_f, out_i = np.zeros(len(k.OUT_FLOAT_NAMES)), np.zeros(len(k.OUT_INT_NAMES), np.int64)
-    return k.choose_asset(
+    out_f, out_i = np.zeros(len(record.OUT_FLOAT_NAMES)), np.zeros(len(record.OUT_INT_NAMES), np.int64)
+    return entry.choose_asset(
         st.step_params(params, symbols, OPTIONS),
         s,
         st.excluded_assets(params, symbols),
@@ -210,21 +211,21 @@ def test_an_adverse_turn_is_three_bars_in_a_row_beyond_the_level(params: Paramet
     s.floats[st.ENTRY_PRICE] = 100.0
     s.floats[st.LEVERAGE] = 1.0
     p = st.step_params(params, ["BTCUSDT"], st.EngineOptions(vd_enabled=True))
-    out_f, out_i = np.zeros(len(k.OUT_FLOAT_NAMES)), np.zeros(len(k.OUT_INT_NAMES), np.int64)
+    out_f, out_i = np.zeros(len(record.OUT_FLOAT_NAMES)), np.zeros(len(record.OUT_INT_NAMES), np.int64)
     beyond = math.nextafter(0.02, 1.0)
     reasons = []
     for i, size in enumerate([beyond, beyond, 0.02, beyond, beyond, beyond], start=1):
         moment = bar(sign * size, n=1)._replace(prices=np.array([100.0]))
         k.step(p, s, np.zeros(1, np.bool_), i, moment, st.absent_books(1), np.array([0.9]), out_f, out_i)
-        reasons.append(codes.REASONS[out_i[k.O_REASON]])
+        reasons.append(codes.REASONS[out_i[record.O_REASON]])
     assert reasons == ["NONE"] * 5 + ["VD_ADVERSE_TURN"]
 
 
 def test_the_record_s_slots_are_their_names() -> None:
-    for names, prefix in ((k.OUT_FLOAT_NAMES, "O_"), (k.OUT_INT_NAMES, "O_")):
+    for names, prefix in ((record.OUT_FLOAT_NAMES, "O_"), (record.OUT_INT_NAMES, "O_")):
         short = {"dc_change_bps": "DC_CHANGE"}
         for i, name in enumerate(names):
-            assert getattr(k, prefix + short.get(name, name.upper())) == i
+            assert getattr(record, prefix + short.get(name, name.upper())) == i
     aliases = {"regime_size_mult": "REGIME"}
     for names in (st.FLOAT_NAMES, st.INT_NAMES):
         for i, name in enumerate(names):

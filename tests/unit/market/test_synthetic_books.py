@@ -12,7 +12,7 @@ from dolphin.alpha.exits import duress
 from dolphin.alpha.lanes import market_ob, ob_signal
 from dolphin.alpha.selection import depth_adjusted_ars
 from dolphin.domain.errors import DataError, UsageError
-from dolphin.engine.period import BookBars
+from dolphin.engine.market import BookBars
 from dolphin.kernel import MODE, plain
 from dolphin.market.quick_market import QuickMarket, quick_market
 from dolphin.market.synthetic_books import (

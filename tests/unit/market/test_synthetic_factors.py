@@ -13,7 +13,7 @@ from dolphin.domain import codes
 from dolphin.domain.clock import day_start_ns
 from dolphin.domain.errors import DataError, UsageError
 from dolphin.domain.params import GOLD
-from dolphin.engine.period import PeriodInputs
+from dolphin.engine.market import PeriodInputs
 from dolphin.kernel import MODE
 from dolphin.market.quick_market import quick_market
 from dolphin.market.synthetic_books import synthetic_books

@@ -13,7 +13,7 @@ import pytest
 from dolphin.backtest.period import PeriodRunner
 from dolphin.domain.errors import ConfigError
 from dolphin.domain.params import GOLD, GREEN, ParameterSet
-from dolphin.engine.period import PeriodInputs
+from dolphin.engine.market import PeriodInputs
 from dolphin.engine.state import EngineOptions
 from dolphin.report.study import render
 from dolphin.research import bootstrap, overfitting, splits

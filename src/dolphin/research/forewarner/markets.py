@@ -29,7 +29,7 @@ import numpy as np
 from dolphin.domain.bar import BoolArray, FloatArray, IntArray
 from dolphin.domain.clock import NS_PER_DAY, day_start_ns
 from dolphin.domain.errors import DataError, plural
-from dolphin.engine.period import PeriodInputs
+from dolphin.engine.market import PeriodInputs
 from dolphin.market.feed import digest
 from dolphin.market.scan_cache import CacheReader, PartialDayError
 

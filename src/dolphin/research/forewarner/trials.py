@@ -14,7 +14,7 @@ import numpy as np
 from dolphin.backtest.period import PeriodRunner
 from dolphin.domain.bar import BoolArray, FloatArray, IntArray
 from dolphin.domain.params import ParameterSet
-from dolphin.engine.period import PeriodInputs
+from dolphin.engine.market import PeriodInputs
 
 #: A catastrophe is a drawdown of marked equity above this fraction of its peak, or an ROI below this one.
 DRAWDOWN_MAX: Final = 0.40

@@ -12,7 +12,7 @@ from dolphin.domain.clock import NS_PER_DAY, day_from_ns, day_start_ns
 from dolphin.domain.params import ParameterSet
 from dolphin.domain.scan import COLUMNS, SCHEMA_VERSION, Scan
 from dolphin.engine.engine import Engine
-from dolphin.engine.period import PeriodInputs
+from dolphin.engine.market import PeriodInputs
 from dolphin.host.draws import draws
 from dolphin.market.scan_cache import CacheWriter
 from dolphin.research.forewarner.markets import Record, RecordedDay, running_median

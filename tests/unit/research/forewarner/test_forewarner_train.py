@@ -14,7 +14,7 @@ from drawn_market import VOL_THRESHOLD, StepTrials, make_record
 
 from dolphin.domain.errors import UsageError
 from dolphin.domain.params import CHAMPION, GOLD, ParameterSet
-from dolphin.engine.period import PeriodInputs
+from dolphin.engine.market import PeriodInputs
 from dolphin.research.forewarner import train as training
 from dolphin.research.forewarner.artefact import Artefact, Forewarner
 from dolphin.research.forewarner.markets import N_GROUPS, Breaker, Record, bootstrap
