@@ -49,8 +49,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", help="folder that takes results, manifest and report")
     parser.add_argument("--threads", type=int, metavar="N", help="default: all cores; same results")
     parser.add_argument(
-        "--memory-gb", type=float, default=1.5, metavar="GB", help="what the period may take (default 1.5)"
-    )
+        "--memory-gb", type=float, default=1.5, metavar="GB",
+        help="what the period may take (default 1.5); a longer one is run in pieces, with the same results",
+    )  # fmt: skip
     parser.add_argument(
         "--part-size", type=int, default=500, metavar="N", help="bindings of one part of the results (500)"
     )
@@ -79,7 +80,7 @@ def execute(args: argparse.Namespace) -> int:
     cache = CacheReader(Path(args.cache))
     memory = int(args.memory_gb * 1e9)
     if args.check:
-        return check(plan, cache, memory, args.json)
+        return check(plan, cache, memory, args.part_size, args.json)
     folder = Path(args.out)
     if not args.json:
         say(f"sweeping {told_design(plan)}, around {plan.base} on {args.cache} → {folder}")
@@ -115,25 +116,25 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def check(plan: Any, cache: Any, memory: int, as_json: bool) -> int:
+def check(plan: Any, cache: Any, memory: int, part_size: int, as_json: bool) -> int:
     """Tell what a plan would run, without running it."""
     from dolphin.backtest.sweep.design import enumerated
+    from dolphin.backtest.sweep.pieces import Period, shared_by
     from dolphin.backtest.sweep.plan import told_design
-    from dolphin.backtest.sweep.run import bytes_of, open_days, require_fitting
 
     design = enumerated(plan)
-    columns = open_days(plan, cache)
-    n_assets = len(columns.symbols)
-    require_fitting(len(columns), n_assets, len(columns.days), memory)
+    period = Period(plan, cache, memory, shared_by(plan, design), min(part_size, len(design.runs)))
+    n_assets = len(period.symbols)
     found = {
         "design": plan.design,
         "bindings": len(design.runs),
         "refused": len(design.refused),
         "refused_by_rule": design.by_rule(),
-        "days": len(columns.days),
-        "bars": len(columns),
+        "days": len(period.days),
+        "bars": period.n_bars,
         "assets": n_assets,
-        "memory_gb": round(bytes_of(len(columns), n_assets) / 1e9, 3),
+        "memory_gb": round(period.bytes_at_once / 1e9, 3),
+        "pieces": len(period.pieces),
     }
     if as_json:
         print_json(found)
@@ -141,9 +142,12 @@ def check(plan: Any, cache: Any, memory: int, as_json: bool) -> int:
     lines = [f"{told_design(plan)} around {plan.base}; {plural(len(design.runs), 'binding')} would run"]
     lines += [f"  {axis.column:<24} {axis.told()}" for axis in plan.axes]
     lines += _told_refused(found["refused_by_rule"])
+    cut = f"about {found['memory_gb']:g} GB"
+    if len(period.pieces) > 1:
+        cut += f" at once, in {len(period.pieces)} pieces"
     lines.append(
-        f"  over {plural(len(columns.days), 'day')}, {columns.days[0]} to {columns.days[-1]},"
-        f" {plural(len(columns), 'bar')} of {plural(n_assets, 'asset')}, about {found['memory_gb']:g} GB"
+        f"  over {plural(len(period.days), 'day')}, {period.days[0]} to {period.days[-1]},"
+        f" {plural(period.n_bars, 'bar')} of {plural(n_assets, 'asset')}, {cut}"
     )
     tell("\n".join(lines))
     return 0
@@ -171,13 +175,15 @@ def summary(done: Any, folder: Path, judged: dict[str, Any]) -> dict[str, Any]:
         "folder": str(folder),
         "bindings": len(done.rows),
         "computed": done.computed,
+        "ran": round(done.ran, 3),
+        "pieces": len(done.period.pieces),
         "refused": manifest.refused,
         "refused_by_rule": manifest.refused_by_rule,
         "earning_frac": float((columns["roi_marked"] > 0.0).mean()),
         "trials_ledger": done.trials_ledger,
         "ledger": str(done.ledger_path),
         "seconds": round(done.seconds, 3),
-        "bindings_per_s": round(done.computed / done.seconds, 1) if done.computed else None,
+        "bindings_per_s": round(done.ran / done.seconds, 1) if done.computed else None,
         "result_sha256": manifest.result_sha256,
         "report": None,
     }
@@ -242,11 +248,13 @@ def page(done: Any, judged: dict[str, Any]) -> dict[str, Any]:
 def told(found: dict[str, Any]) -> str:
     """The same for a terminal."""
     rate = f" in {found['seconds']:.1f} s, {found['bindings_per_s']:,.0f}/s" if found["computed"] else ""
+    cut = [f"  pieces     {found['pieces']} of the period, one after the other"] * (found["pieces"] > 1)
     lines = [found["headline"], ""]
     lines += [f"  {text}" for text in found["sentences"]]
     lines += [
         "",
         f"  bindings   {found['bindings']:,}, {found['computed']:,} of them run now{rate}",
+        *cut,
         f"  earn money {share(found['earning_frac'])} of them",
     ]
     lines += _told_refused(found["refused_by_rule"])

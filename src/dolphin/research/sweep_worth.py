@@ -15,10 +15,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from dolphin.backtest.period import PeriodRunner
 from dolphin.backtest.sweep.run import Sweep
 from dolphin.domain.bar import FloatArray, IntArray
 from dolphin.domain.clock import NS_PER_DAY
 from dolphin.domain.errors import UsageError, plural
+from dolphin.domain.params import ParameterSet
+from dolphin.engine.engine import Snapshot
 from dolphin.research import bootstrap, overfitting
 from dolphin.research.study import daily_returns
 from dolphin.research.verdict import money, percent
@@ -144,28 +147,60 @@ def _deflated(returns: FloatArray, best: int, n_trials: int) -> dict[str, Any] |
     }
 
 
-def _interval(sweep: Sweep, best: int, seed: int, reps: int) -> dict[str, Any]:
-    """`interval` (of the best's result) and `interval_words`, where there is none or it is weak."""
-    params = sweep.params(best)
-    run = sweep.runner.run(params, sweep.plan.options, record="codes")
-    day = sweep.runner.inputs.timestamp_ns // NS_PER_DAY
-    of_bar = np.concatenate([[0], np.cumsum(np.diff(day) != 0)])
-    trades = run.trades
-    net = np.asarray(trades["net"], np.float64)
-    at = of_bar[np.asarray(trades["exit_bar"], np.int64)]
+def _days_of(sweep: Sweep, params: ParameterSet) -> bootstrap.Days:
+    """A binding's days, made piece by piece; a day that a piece's edge cuts is one day."""
+    of_equity: list[dict[str, FloatArray]] = []
+    kept_day, kept_equity = np.zeros(0, np.int64), np.zeros(0)
+    dates: list[IntArray] = []
+    exits: list[IntArray] = []
+    nets: list[FloatArray] = []
+    net_returns: list[FloatArray] = []
+    before = params.initial_capital
+
+    def end(day: IntArray, equity: FloatArray) -> None:
+        nonlocal before
+        if len(day):
+            found, of_bar = np.unique(day, return_inverse=True)
+            dates.append(found)
+            of_equity.append(bootstrap.days_of_equity(equity, of_bar, before))
+            before = float(equity[-1])
+
+    def work(k: int, runner: PeriodRunner) -> Snapshot:
+        nonlocal kept_day, kept_equity
+        run = runner.run(params, sweep.plan.options, record="codes")
+        day = runner.inputs.timestamp_ns // NS_PER_DAY
+        trades = run.trades
+        nets.append(np.asarray(trades["net"], np.float64))
+        net_returns.append(np.asarray(trades["net"] / trades["notional"], np.float64))
+        exits.append(day[np.asarray(trades["exit_bar"], np.int64) - run.first_bar])
+        day = np.concatenate([kept_day, day])
+        equity = np.concatenate([kept_equity, np.maximum(np.asarray(run.equity, np.float64), 1e-9)])
+        whole = int(np.searchsorted(day, day[-1]))
+        end(day[:whole], equity[:whole])
+        kept_day, kept_equity = day[whole:], equity[whole:]
+        return run.state
+
+    sweep.period.walk(work)
+    end(kept_day, kept_equity)
+    net, every = np.concatenate(nets), np.concatenate(dates)
+    at = np.searchsorted(every, np.concatenate(exits))
 
     def by_day(values: np.ndarray[Any, Any]) -> FloatArray:
-        return np.bincount(at, weights=values, minlength=int(of_bar[-1]) + 1).astype(np.float64)
+        return np.bincount(at, weights=values, minlength=len(every)).astype(np.float64)
 
-    equity = np.maximum(np.asarray(run.equity, np.float64), 1e-9)
-    days = bootstrap.Days(
-        **bootstrap.days_of_equity(equity, of_bar, params.initial_capital),
+    return bootstrap.Days(
+        **{name: np.concatenate([part[name] for part in of_equity]) for name in of_equity[0]},
         trades=by_day(np.ones(len(net))),
         wins=by_day((net > 0.0) * 1.0),
         gross_profit=by_day(np.maximum(net, 0.0)),
         gross_loss=by_day(np.maximum(-net, 0.0)),
-        net_return=by_day(np.asarray(net / trades["notional"], np.float64)),
+        net_return=by_day(np.concatenate(net_returns)),
     )
+
+
+def _interval(sweep: Sweep, best: int, seed: int, reps: int) -> dict[str, Any]:
+    """`interval` (of the best's result) and `interval_words`, where there is none or it is weak."""
+    days = _days_of(sweep, sweep.params(best))
     try:
         # Under eleven days the block length cannot be chosen from the returns: its last lag has no pair.
         block = 1 if len(days) < 11 else None

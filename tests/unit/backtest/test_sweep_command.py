@@ -198,7 +198,7 @@ def test_a_check_runs_nothing(call, root, tmp_path):
         (("--out", "o", "--threads", "0"), "", "--threads 0: expected 1 or more"),
         (("--out", "o", "--part-size", "0"), "", "--part-size 0: expected 1 or more"),
         (("--out", "o", "--memory-gb", "0"), "", "--memory-gb 0: expected a number above 0"),
-        (("--out", "o", "--memory-gb", "0.0001"), PLAN, "days fit: set first_day and last_day"),
+        (("--out", "o", "--memory-gb", "0.0001"), PLAN, "2026-01-05 alone, 5 assets, takes"),
         (("--out", "o"), "parameters: {max_hold_bar: [1]}", "Did you mean 'max_hold_bars'?"),
         (("--out", "o"), PLAN + "first_day: 2027-01-01", "no day from 2027-01-01"),
         (("--out", "bad.yml"), PLAN, "choose another --out"),

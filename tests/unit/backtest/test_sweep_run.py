@@ -10,17 +10,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from sweep_market import PLAN, build_cache
+from sweep_market import BARS_A_DAY, PLAN, build_cache
 
 from dolphin.backtest.period import PeriodRunner
+from dolphin.backtest.sweep import design as sweep_design
+from dolphin.backtest.sweep import pieces
 from dolphin.backtest.sweep import run as sweep_run
 from dolphin.backtest.sweep.plan import plan_of
-from dolphin.backtest.sweep.store import Rows, canonical_bytes
+from dolphin.backtest.sweep.store import Rows, SweepStore, canonical_bytes
 from dolphin.backtest.sweep.trials import NAME, TrialLedger
 from dolphin.domain.errors import DataError, StoreError
 from dolphin.host.summary import sharpe_ratio
 from dolphin.market.columns import Columns, period_inputs
 from dolphin.market.scan_cache import CacheReader
+from dolphin.research import sweep_worth
 
 N = 24
 
@@ -284,9 +287,138 @@ def test_refused_combinations_are_listed(run, tmp_path):
     assert done.manifest.refused_by_rule[0]["count"] == 2
 
 
-def test_a_period_that_does_not_fit_says_how_many_days_do(run):
-    with pytest.raises(DataError, match=r"10 days of 5 assets .*about 4 days fit.*--memory-gb"):
-        run(memory=int(sweep_run.bytes_of(2880, 5) * 0.45))
+# -- a period that does not fit into memory ----------------------------------------------------------------
+
+
+def memory_for(days: int, part: int = 7) -> int:
+    """Memory that takes pieces of so many days of the test's market, and no more."""
+    fixed = part * pieces.BYTES_PER_CARRY + pieces.HISTORY_MAX * 5 * pieces._BYTES_PER_PRICE
+    return fixed + pieces.bytes_of(days * BARS_A_DAY, 5)
+
+
+@pytest.mark.parametrize(("days", "n_pieces"), [(1, 10), (2, 5), (3, 4), (5, 2)])
+def test_the_result_does_not_depend_on_pieces(run, days, n_pieces):
+    whole = run("whole", memory=10**9)
+    cut = run(memory=memory_for(days))
+    assert len(whole.period.pieces) == 1
+    assert len(cut.period.pieces) == n_pieces
+    assert cut.manifest.result_sha256 == whole.manifest.result_sha256
+    assert canonical_bytes(cut.base) == canonical_bytes(whole.base)
+    assert (cut.days, cut.notes, cut.ran, cut.computed) == (whole.days, whole.notes, N, N)
+    again = run(memory=memory_for(days))
+    assert (again.computed, again.ran) == (0, 0)
+    assert canonical_bytes(again.base) == canonical_bytes(whole.base)
+
+
+def test_what_the_best_is_worth_does_not_depend_on_pieces(run):
+    found = [sweep_worth.worth(run(f"out{k}", memory=m)) for k, m in enumerate((10**9, memory_for(3)))]
+    assert found[0]["interval"] is not None
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("memory", [2, 3, None])
+@pytest.mark.parametrize("last", [1, 6, 16])
+def test_an_interrupted_sweep_in_pieces_goes_on_after_its_last_part_and_piece(
+    run, tmp_path, monkeypatch, last, memory
+):
+    """Whatever the memory is when it goes on: pieces are cut where parts stand."""
+    whole = run("whole", memory=10**9)
+    put = SweepStore.put_carried
+    written = []
+
+    def stop(self, number, carried, stamp):
+        put(self, number, carried, stamp)
+        written.append((number, carried.through))
+        if len(written) == last:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(SweepStore, "put_carried", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(memory=memory_for(2))
+    monkeypatch.undo()
+    assert written == [(k % 4, f"2026-01-{6 + k // 4 * 2:02d}") for k in range(last)]  # four parts
+    done = run(memory=10**9 if memory is None else memory_for(memory))
+    fifths = sum(3 if number == 3 else 7 for number, _ in written)
+    assert done.ran == pytest.approx((5 * N - fifths) / 5)
+    assert done.computed == N
+    assert done.manifest.result_sha256 == whole.manifest.result_sha256
+    assert canonical_bytes(done.base) == canonical_bytes(whole.base)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["daily", "results", "sweep.json"]
+
+
+@pytest.mark.parametrize("harm", ["gone", "cut", "other numbers", "of another plan"])
+def test_a_part_that_does_not_stand_where_it_says_begins_again(run, tmp_path, monkeypatch, harm):
+    def interrupted(out, **options):
+        def stop(phase, done, total):
+            if phase == "bindings" and done > 8:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run(out, memory=memory_for(3), progress=stop, **options)
+
+    interrupted("out")
+    path = tmp_path / "out" / "carried" / "part-00001.parquet"
+    if harm == "gone":
+        path.unlink()
+    elif harm == "cut":
+        path.write_bytes(path.read_bytes()[:-20])
+    elif harm == "other numbers":
+        table = pq.read_table(path)
+        values = table.column("floats").to_pylist()
+        values[0] = np.full(len(values[0]) // 8, 1.0).tobytes()
+        pq.write_table(table.set_column(0, "floats", [values]), path)
+    else:
+        interrupted("other", asked=plan(vol_threshold=0.00011))
+        path.write_bytes((tmp_path / "other" / "carried" / path.name).read_bytes())
+    whole = run("whole", memory=10**9)
+    done = run(memory=memory_for(3))
+    assert done.ran == pytest.approx(7 + 17 * 0.7)
+    assert done.manifest.result_sha256 == whole.manifest.result_sha256
+
+
+def test_trials_are_counted_before_a_part_can_be_seen_on_its_way(run, cache, tmp_path, monkeypatch):
+    class StopError(Exception):
+        pass
+
+    def put(self, *args):
+        raise StopError
+
+    monkeypatch.setattr(SweepStore, "put_carried", put)
+    with pytest.raises(StopError):
+        run(memory=memory_for(2))
+    assert TrialLedger(cache.folder.parent, tmp_path / "out").total("2026-01-05", "2026-01-05") == 7
+
+
+def test_days_missing_at_an_edge_are_told_as_within_a_piece(tmp_path):
+    cache = build_cache(tmp_path / "cache")
+    for day in ("2026-01-07", "2026-01-08"):
+        del cache.manifest.days[day]
+    whole, cut = (pieces.Period(plan(), cache, memory) for memory in (10**9, memory_for(2, part=1)))
+    assert whole.notes == cut.notes == ("2 days missing between 2026-01-06 and 2026-01-09",)
+    assert cut.pieces == ((0, 1), (2, 3), (4, 5), (6, 7))
+
+
+def test_a_day_that_an_edge_cuts_appears_once():
+    days, daily = pieces.joined_days(("a", "b"), np.array([[1.0, 2.0]]), ("b", "c"), np.array([[3.0, 4.0]]))
+    assert days == ("a", "b", "c")
+    assert daily.tolist() == [[1.0, 3.0, 4.0]]
+    days, daily = pieces.joined_days((), np.zeros((1, 0)), ("a",), np.array([[5.0]]))
+    assert (days, daily.tolist()) == (("a",), [[5.0]])
+
+
+def test_a_day_that_does_not_fit_alone_is_refused(run):
+    with pytest.raises(DataError, match=r"2026-01-05 alone, 5 assets.*a part of 7 bindings.*--memory-gb"):
+        run(memory=memory_for(1) - 1)
+
+
+def test_walks_that_bindings_share_take_room():
+    alone = sweep_design.enumerated(plan())
+    assert pieces.shared_by(plan(), alone) == (1, 1)
+    more = plan(parameters={"min_irp_alignment": [0.1, 0.2, 0.3], "max_hold_bars": [10, 20, 30]})
+    assert pieces.shared_by(more, sweep_design.enumerated(more)) == (1, 3)
+    few = plan(parameters={"min_irp_alignment": [0.1, 0.2, 0.3]})
+    assert pieces.shared_by(few, sweep_design.enumerated(few)) == (1, 1)
+    assert pieces.bytes_of(100, 5, 2, 3) > pieces.bytes_of(100, 5, 1, 3) > pieces.bytes_of(100, 5)
 
 
 def test_days_that_are_not_there_are_refused(run):

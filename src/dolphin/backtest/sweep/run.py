@@ -2,9 +2,17 @@
 
 Entry point: `sweep`.
 
-1. Rows do not depend on the number of threads, on the size of parts, nor on kills between.
+1. Rows do not depend on the number of threads, on the size of parts, on pieces, nor on kills between.
 2. A combination that breaks a rule is counted and listed with the rule; it is no trial.
 3. The ledger of trials is written before a part gets its name: what anybody can have seen is counted.
+
+A period that does not fit into memory is run in pieces, pieces outside and parts inside. Laying out a piece
+and ranking it costs as much as running hundreds of bindings over it, so it is done once for all parts; the
+other order would do it once a part. So that a kill loses no more than the part at work all the same, a part
+that has gone through a piece is written down: where its bindings stand (some 6 kB each, less on the disk) and
+their daily equity. One part's bindings are in the memory at a time, however many there are. The pieces of a
+resumed sweep are cut where parts stand, whatever the memory is now; those that all parts are through are laid
+out once more, for the price histories and for the base set.
 """
 
 from __future__ import annotations
@@ -12,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,35 +27,36 @@ from typing import Any, Final
 import numpy as np
 
 from dolphin import __version__
-from dolphin.backtest.period import BatchResult, Binding, PeriodRunner
+from dolphin.backtest.period import BatchResult, Binding, Carry, PeriodRunner
 from dolphin.backtest.sweep.design import Enumerated, binding, enumerated
+from dolphin.backtest.sweep.pieces import MEMORY_MAX, Period, Progress, joined_days, shared_by
 from dolphin.backtest.sweep.plan import Plan
-from dolphin.backtest.sweep.store import REFUSED, Manifest, Rows, SweepStore, canonical_bytes, joined
+from dolphin.backtest.sweep.store import (
+    REFUSED,
+    Carried,
+    Manifest,
+    Rows,
+    SweepStore,
+    canonical_bytes,
+    joined,
+)
 from dolphin.backtest.sweep.trials import Entry, TrialLedger
-from dolphin.domain.bar import FloatArray
-from dolphin.domain.errors import DataError, StoreError
+from dolphin.domain.bar import FloatArray, IntArray
+from dolphin.domain.errors import StoreError
 from dolphin.domain.params import ParameterSet
+from dolphin.engine.engine import Snapshot
 from dolphin.host.summary import sharpe_ratio
 from dolphin.market.cache_format import put_bytes
-from dolphin.market.columns import Columns, period_inputs
 from dolphin.market.scan_cache import CacheReader
 
 #: Bindings of one part: a fraction of a second to a minute of work.
 BINDINGS_PER_PART: Final = 500
-#: Memory that a period may take by default, bytes; the process around it takes about 0.4 GB.
-MEMORY_MAX: Final = 1_500_000_000
-#: Bytes of one price of a period: mapped, laid out by time and by asset, stale and known marks.
-_BYTES_PER_PRICE: Final = 28
-#: Bytes of one asset in a shared ranking, and how many bars may have one (`period.TABLE_ROWS_MAX`).
-_BYTES_PER_RANK: Final = 14
 #: What decides a row, below the package's folder.
 _CODE: Final = (
     "kernel.py", "domain", "numerics", "alpha", "engine", "host/draws.py", "host/summary.py",
     "market/cache_format.py", "market/scan_cache.py", "market/columns.py", "backtest/period.py",
     "backtest/sweep",
 )  # fmt: skip
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,12 +65,13 @@ class Sweep:
 
     rows : every binding in the order of the plan. base : the base set's row and daily equity, run beside the
     plan. trials_ledger : trials of all sweeps on any of these days, this one among them. computed : bindings
-    that this call ran, the others were there. seconds : that it took them.
+    that this call ended, the others were there. ran : whole bindings that its work comes to, less than that
+    where some were on their way. seconds : that the bindings took, without layouts and rankings.
     """
 
     plan: Plan
     manifest: Manifest
-    runner: PeriodRunner
+    period: Period
     design: Enumerated
     days: tuple[str, ...]
     notes: tuple[str, ...]
@@ -71,46 +80,12 @@ class Sweep:
     trials_ledger: int
     ledger_path: Path
     computed: int
+    ran: float
     seconds: float
 
     def params(self, k: int) -> ParameterSet:
         """The parameter set of row k."""
         return binding(self.plan, self.plan.base_set, self.design.points[self.design.runs[k]])
-
-
-def open_days(plan: Plan, cache: CacheReader, progress: Progress | None = None) -> Columns:
-    """The plan's days as columns. Raises DataError for days that are not there, PartialDayError."""
-    every = cache.days()
-    days = [day for day in every if (plan.first_day or "") <= day <= (plan.last_day or "9999-12-31")]
-    if not days:
-        span = f"it has {every[0]} to {every[-1]}" if every else "it is empty, build it first"
-        raise DataError(
-            f"{cache.folder}: no day from {plan.first_day or 'the first'} to {plan.last_day or 'the last'};"
-            f" {span}"
-        )
-
-    def on_day(done: int, total: int) -> None:
-        if progress is not None:
-            progress("reading days", done, total)
-
-    return Columns.open(cache, days, plan.allow_partial, on_day)
-
-
-def require_fitting(n_bars: int, n_assets: int, n_days: int, memory: int = MEMORY_MAX) -> None:
-    """Refuse a period that does not fit into memory, saying how many days do. Raises DataError."""
-    need = bytes_of(n_bars, n_assets)
-    if need <= memory:
-        return
-    fitting = int(n_days * memory / need)
-    raise DataError(
-        f"{n_days} days of {n_assets} assets take {need / 1e9:.1f} GB, allowed are {memory / 1e9:.1f}; about"
-        f" {fitting} days fit: set first_day and last_day, or allow more with --memory-gb"
-    )
-
-
-def bytes_of(n_bars: int, n_assets: int) -> int:
-    """Bytes that a period takes while bindings run over it, about."""
-    return n_bars * n_assets * _BYTES_PER_PRICE + min(n_bars, 1_000_000) * n_assets * _BYTES_PER_RANK
 
 
 def code_sha256() -> str:
@@ -128,19 +103,19 @@ def code_sha256() -> str:
     return digest.hexdigest()
 
 
-def data_of(cache: CacheReader, columns: Columns) -> dict[str, Any]:
+def data_of(cache: CacheReader, period: Period) -> dict[str, Any]:
     """What the sweep ran over; its sha256 covers universe, days and every day's file."""
-    days = [[day, cache.manifest.days[day].sha256] for day in columns.days]
-    content = json.dumps([cache.manifest.universe_id, list(columns.symbols), days])
+    days = [[day, cache.manifest.days[day].sha256] for day in period.days]
+    content = json.dumps([cache.manifest.universe_id, list(period.symbols), days])
     return {
         "sha256": hashlib.sha256(content.encode()).hexdigest(),
         "source": cache.manifest.source,
         "universe": cache.manifest.universe_id,
-        "first_day": columns.days[0],
-        "last_day": columns.days[-1],
-        "days": len(columns.days),
-        "bars": len(columns),
-        "assets": len(columns.symbols),
+        "first_day": period.days[0],
+        "last_day": period.days[-1],
+        "days": len(period.days),
+        "bars": period.n_bars,
+        "assets": len(period.symbols),
     }
 
 
@@ -164,14 +139,14 @@ def sweep(
     cache_root : folder that keeps the ledger of trials
     threads : all cores by default; results do not depend on it
     other_code : go on with a folder that other code began, and write that into its manifest
-    memory : bytes that the period may take
+    memory : bytes that the period may take; a longer one is run in pieces of whole days
     progress : gets a phase, what is done and how much there is
     bindings_per_part : of a new folder; one that is there keeps its own
 
     Raises
     ------
     DataError
-        For days that are not there, are not whole, or do not fit.
+        For days that are not there or not whole, and where not even one fits.
     StoreError
         For a folder that holds another sweep or is in use, and from the disk.
     ConfigError
@@ -179,13 +154,13 @@ def sweep(
     """
     store = SweepStore(folder)
     design = enumerated(plan)
-    columns = open_days(plan, cache, progress)
-    require_fitting(len(columns), len(columns.symbols), len(columns.days), memory)
+    in_part = min(bindings_per_part, len(design.runs))
+    period = Period(plan, cache, memory, shared_by(plan, design), in_part, progress)
     with store.held():
         wanted = Manifest(
             plan=plan.canonical(),
             plan_sha256=plan.digest(),
-            data=data_of(cache, columns),
+            data=data_of(cache, period),
             code_sha256=code_sha256(),
             version=__version__,
             bindings=len(design.runs),
@@ -201,8 +176,7 @@ def sweep(
             ]
             put_bytes(folder / REFUSED, ("\n".join(lines) + "\n").encode())
         ledger = TrialLedger(cache_root, folder)
-        runner = PeriodRunner(period_inputs(columns), vol_threshold=plan.vol_threshold)
-        job = _Job(plan, design, runner, store, manifest, ledger, threads, progress, wanted.code_sha256)
+        job = _Job(plan, design, period, store, manifest, ledger, threads, progress, wanted.code_sha256)
         parts = job.parts()
         result = hashlib.sha256()
         for part in parts:
@@ -215,8 +189,9 @@ def sweep(
         if not manifest.result_sha256:
             manifest.result_sha256 = result.hexdigest()
             store.put_manifest(manifest)
+        store.end_carried()
     rows = joined(parts)
-    base = rows_of(plan, [plan.base_set], np.zeros((1, len(plan.axes))), np.zeros(1, np.int64), job.base())
+    base = rows_of(plan, [plan.base_set], np.zeros((1, len(plan.axes))), np.zeros(1, np.int64), job.base)
     if list(rows.columns) != list(base.columns):
         raise StoreError(
             f"{folder}: was written by {manifest.version} with other columns than {__version__} has; read its"
@@ -226,15 +201,16 @@ def sweep(
     return Sweep(
         plan=plan,
         manifest=manifest,
-        runner=runner,
+        period=period,
         design=design,
-        days=columns.days,
-        notes=columns.notes,
+        days=period.days,
+        notes=period.notes,
         rows=rows,
         base=base,
         trials_ledger=max(len(rows), ledger.total(data["first_day"], data["last_day"])),
         ledger_path=ledger.path,
         computed=job.computed,
+        ran=job.bars_run / period.n_bars,
         seconds=job.seconds,
     )
 
@@ -246,7 +222,7 @@ class _Job:
         self,
         plan: Plan,
         design: Enumerated,
-        runner: PeriodRunner,
+        period: Period,
         store: SweepStore,
         manifest: Manifest,
         ledger: TrialLedger,
@@ -254,45 +230,123 @@ class _Job:
         progress: Progress,
         code: str,
     ) -> None:
-        self._plan, self._design, self._runner, self._store = plan, design, runner, store
+        self._plan, self._design, self._period, self._store = plan, design, period, store
         self._manifest, self._ledger, self._threads, self._progress = manifest, ledger, threads, progress
         self._base = plan.base_set
         known = [manifest.code_sha256, *(entry["sha256"] for entry in manifest.other_code)]
         self._stamps = tuple(self._stamp(c) for c in known)
         self._own_stamp = self._stamp(code)
+        self._size, self._total = manifest.bindings_per_part, len(design.runs)
+        self._found: list[Rows | None] = []
+        self._next: dict[int, int] = {}  # of a part that is not whole yet: the piece to run
+        self._seen = 0  # bindings of parts that stand anywhere on the disk
+        self._loosest: list[Binding] = []
+        self._base_carries: tuple[Carry, ...] = ()
+        self._base_days: tuple[str, ...] = ()
+        self._base_daily = np.zeros((1, 0))
+        self.base = BatchResult(np.zeros(0), np.zeros((0, 0)))
         self.computed = 0
         self.seconds = 0.0
+        self.bars_run = 0  # bars times bindings
+        self._bars_there = 0
 
     def _stamp(self, code: str) -> str:
         return f"{self._manifest.plan_sha256}:{self._manifest.data['sha256']}:{code}"
 
-    def base(self) -> BatchResult:
-        return self._runner.run_many([(self._base, self._plan.options)], threads=1)
-
     def parts(self) -> list[Rows]:
-        """Every part, those that are there and those that are run now."""
-        size, total = self._manifest.bindings_per_part, len(self._design.runs)
-        found = [self._store.part(number, self._stamps) for number in range(-(-total // size))]
-        there = sum(len(part) for part in found if part is not None)
-        if there < total:
-            self._share_rankings()
-        started = time.monotonic()
-        for number, part in enumerate(found):
-            if part is None:
-                begin = number * size
-                done = there + self.computed
-                made = self._run(begin, min(begin + size, total), done)
-                self.computed += len(made)
-                self._count(there + self.computed)
-                self._store.put_part(number, made, self._runner.days, self._own_stamp)
-                found[number] = made
-        self.seconds = time.monotonic() - started
-        self._count(total)
-        self._progress("bindings", total, total)
-        return [part for part in found if part is not None]
+        """Every part, those that are there and those that are run now; then `base` is there, too."""
+        self._look()
+        self._period.walk(self._piece)
+        self._count(self._total)
+        self._progress("bindings", self._total, self._total)
+        return [part for part in self._found if part is not None]
 
-    def _share_rankings(self) -> None:
-        """Rank once for all parts: the loosest threshold of each direction makes the table that all share."""
+    def _look(self) -> None:
+        """Find what is on the disk, and cut the period where parts stand."""
+        period = self._period
+        self._found = [self._store.part(k, self._stamps) for k in range(-(-self._total // self._size))]
+        stand: dict[int, str] = {}
+        for number, part in enumerate(self._found):
+            if part is not None:
+                self._store.drop_carried(number)
+                self._seen += len(part)
+                self._bars_there += len(part) * period.n_bars
+                continue
+            carried = self._store.carried(number, self._stamps)
+            if carried is not None and carried.through in period.days[:-1]:
+                stand[number] = carried.through
+                self._seen += len(carried.carries)
+        period.cut(min(self._size, self._total), set(stand.values()))
+        after = {period.last_day(k): k + 1 for k in range(len(period.pieces))}
+        for number, part in enumerate(self._found):
+            if part is None:
+                self._next[number] = after[stand[number]] if number in stand else 0
+                n = len(self._at(number))
+                self.computed += n
+                self._bars_there += n * sum(period.bars_of(k) for k in range(self._next[number]))
+        if self._next:
+            self._loosest = self._loosest_of()
+
+    def _piece(self, k: int, runner: PeriodRunner) -> Snapshot | None:
+        """Run every part that has come to piece k over it, and the base set."""
+        last = k == len(self._period.pieces) - 1
+        due = [number for number, piece in self._next.items() if piece == k]
+        if due and self._loosest:
+            runner.run_many(self._loosest, self._threads)
+        started = time.monotonic()
+        for number in due:
+            self._part(number, k, runner, last)
+        self.seconds += time.monotonic() - started
+        base = (self._base, self._plan.options)
+        batch = runner.run_many([base], threads=1, carries=self._base_carries, keep=not last)
+        self._base_carries = batch.carries
+        self._base_days, self._base_daily = joined_days(
+            self._base_days, self._base_daily, runner.days, batch.daily_equity
+        )
+        self.base = BatchResult(batch.totals, self._base_daily)
+        return None if last else runner.run(*base).state
+
+    def _part(self, number: int, k: int, runner: PeriodRunner, last: bool) -> None:
+        """Run a part over piece k and write it down: its rows after the last piece, where it stands else."""
+        at = self._at(number)
+        sets = [self._params(int(place)) for place in at]
+        days: tuple[str, ...] = ()
+        daily = np.zeros((len(at), 0))
+        carries: tuple[Carry, ...] = ()
+        if k > 0:
+            carried = self._store.carried(number, self._stamps)
+            if carried is None or carried.through != self._period.last_day(k - 1):
+                raise StoreError(
+                    f"{self._store.folder}: where part {number} stood was changed meanwhile; run it again"
+                )
+            days, daily, carries = carried.days, carried.daily, carried.carries
+        n_bars = self._period.n_bars
+        before, bars = self._bars_there + self.bars_run, runner.n_bars
+        batch = runner.run_many(
+            [(params, self._plan.options) for params in sets],
+            self._threads,
+            lambda n: self._progress("bindings", (before + n * bars) // n_bars, self._total),
+            carries=carries,
+            keep=not last,
+        )
+        self.bars_run += len(at) * bars
+        if k == 0:
+            self._seen += len(at)
+        days, daily = joined_days(days, daily, runner.days, batch.daily_equity)
+        self._count(self._seen)
+        if not last:
+            through = self._period.last_day(k)
+            self._store.put_carried(number, Carried(through, batch.carries, days, daily), self._own_stamp)
+            self._next[number] = k + 1
+            return
+        made = rows_of(self._plan, sets, self._design.points[at], at, BatchResult(batch.totals, daily))
+        made.columns["binding"][:] = np.arange(len(at)) + number * self._size
+        self._store.put_part(number, made, days, self._own_stamp)
+        self._found[number] = made
+        self._store.drop_carried(number)
+
+    def _loosest_of(self) -> list[Binding]:
+        """Bindings that make the rankings for all parts: the loosest threshold of each direction."""
         loosest: dict[int, Binding] = {}
         for k in self._design.runs:
             params = self._params(int(k))
@@ -301,24 +355,14 @@ class _Job:
             now = loosest.get(params.direction)
             if now is None or (now[0].vel_div_threshold - params.vel_div_threshold) * params.direction > 0:
                 loosest[params.direction] = (params, self._plan.options)
-        if loosest:
-            self._runner.run_many(list(loosest.values()), self._threads)
+        return list(loosest.values())
+
+    def _at(self, number: int) -> IntArray:
+        """Positions in the design of a part's bindings."""
+        return self._design.runs[number * self._size : (number + 1) * self._size]
 
     def _params(self, k: int) -> ParameterSet:
         return binding(self._plan, self._base, self._design.points[k])
-
-    def _run(self, begin: int, end: int, done: int) -> Rows:
-        at = self._design.runs[begin:end]
-        sets = [self._params(int(k)) for k in at]
-        total = len(self._design.runs)
-        batch = self._runner.run_many(
-            [(params, self._plan.options) for params in sets],
-            self._threads,
-            lambda n: self._progress("bindings", done + n, total),
-        )
-        made = rows_of(self._plan, sets, self._design.points[at], at, batch)
-        made.columns["binding"][:] = np.arange(begin, end)
-        return made
 
     def _count(self, trials: int) -> None:
         data = self._manifest.data

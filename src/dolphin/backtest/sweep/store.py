@@ -5,13 +5,16 @@ Entry points: `SweepStore`, `canonical_bytes`.
     DIR/sweep.json                    the manifest: plan, data, code, counts, result digest
     DIR/results/part-00000.parquet    one row a binding, in the order of the plan
     DIR/daily/part-00000.parquet      the same bindings' marked equity at each day's last bar, USDT
+    DIR/carried/part-00000.parquet    while a period of several pieces runs: where the part's bindings stand
     DIR/refused.jsonl                 combinations that break a rule, each with the rule
 
 1. A part is written under a hidden name, synced, renamed; its daily equity first. So the part with a name is
    whole, and a kill at any moment costs at most the part at work.
 2. A part is believed only if the digest of its rows is the one written into it, and plan, data and code are
    those of the manifest; otherwise it is run again.
-3. The result digest covers the rows alone, in the order of the plan, not how they were cut or when they ran.
+3. `carried` has one file a part: the state of its bindings after the last piece that they went through, and
+   their daily equity until then. A later piece's takes its place in one step; the part's results end it.
+4. The result digest covers the rows alone, in the order of the plan, not how they were cut or when they ran.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,13 +35,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dolphin.backtest.period import CARRIED, Carry
 from dolphin.domain.bar import FloatArray
 from dolphin.domain.errors import StoreError
+from dolphin.engine.period import COUNT_NAMES, TOTAL_NAMES
+from dolphin.engine.state import new_state
 from dolphin.market.cache_format import put_bytes
 
 MANIFEST: Final = "sweep.json"
 FORMAT: Final = "dolphin sweep 1"
 REFUSED: Final = "refused.jsonl"
+CARRIED_FOLDER: Final = "carried"
 _KEY: Final = b"dolphin.sweep"
 _SHOWN: Final = 12
 
@@ -75,6 +83,16 @@ class Rows:
     def __len__(self) -> int:
         """Number of bindings."""
         return len(self.daily)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Carried:
+    """Where a part's bindings stand after the day `through`: daily equity is (n, n_days), of `days`, USDT."""
+
+    through: str
+    carries: tuple[Carry, ...]
+    days: tuple[str, ...]
+    daily: FloatArray
 
 
 def joined(parts: list[Rows]) -> Rows:
@@ -188,14 +206,7 @@ class SweepStore:
             for name, v in rows.columns.items()
         }
         for folder, columns in (("daily", daily), ("results", results)):
-            path = self._path(folder, number)
-            try:
-                path.parent.mkdir(exist_ok=True)
-            except OSError as error:
-                raise StoreError(f"{path.parent}: {error.strerror}; check disk and permissions") from error
-            sink = pa.BufferOutputStream()
-            pq.write_table(pa.table(columns).replace_schema_metadata(meta), sink, compression="zstd")
-            put_bytes(path, memoryview(sink.getvalue()))
+            self._put(self._path(folder, number), pa.table(columns).replace_schema_metadata(meta))
 
     def part(self, number: int, stamps: tuple[str, ...]) -> Rows | None:
         """A part that is whole and of one of these stamps; None where it is to be run (again)."""
@@ -217,12 +228,87 @@ class SweepStore:
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
             return None
 
+    # -- bindings between two pieces ---------------------------------------------------------------------
+
+    def put_carried(self, number: int, carried: Carried, stamp: str) -> None:
+        """Write where a part stands, in place of where it stood before. Raises StoreError."""
+        blobs = _blobs(carried.carries)
+        meta = {"stamp": stamp, "through": carried.through, "content": _content(blobs, carried)}
+        columns: dict[str, Any] = {
+            name: pa.array([row.tobytes() for row in rows], pa.binary()) for name, rows in blobs.items()
+        }
+        columns |= {day: np.ascontiguousarray(carried.daily[:, k]) for k, day in enumerate(carried.days)}
+        table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(meta, sort_keys=True).encode()})
+        self._put(self._path(CARRIED_FOLDER, number), table)
+
+    def carried(self, number: int, stamps: tuple[str, ...]) -> Carried | None:
+        """Where a part stands, if that is whole and of one of these stamps; None where it is at the start."""
+        try:
+            table = pq.read_table(self._path(CARRIED_FOLDER, number))
+            meta = json.loads(table.schema.metadata[_KEY])
+            if meta["stamp"] not in stamps:
+                return None
+            blobs = {}
+            for name, like in _likes().items():
+                raw = table.column(name).to_pylist()
+                blobs[name] = [np.frombuffer(row, like.dtype).reshape(like.shape) for row in raw]
+            days = tuple(table.column_names[len(blobs) :])
+            daily = np.stack([table.column(day).to_numpy() for day in days], axis=1)
+            carries = tuple(
+                Carry(tuple(values[:-2]), values[-2], values[-1])
+                for values in zip(*blobs.values(), strict=True)
+            )
+            carried = Carried(meta["through"], carries, days, np.ascontiguousarray(daily))
+            return carried if _content(blobs, carried) == meta["content"] else None
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+            return None
+
+    def drop_carried(self, number: int) -> None:
+        """Forget where a part stood: its results are there."""
+        with contextlib.suppress(OSError):
+            self._path(CARRIED_FOLDER, number).unlink()
+
+    def end_carried(self) -> None:
+        """Remove the folder of what was carried."""
+        shutil.rmtree(self.folder / CARRIED_FOLDER, ignore_errors=True)
+
+    def _put(self, path: Path, table: pa.Table) -> None:
+        try:
+            path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{path.parent}: {error.strerror}; check disk and permissions") from error
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        put_bytes(path, memoryview(sink.getvalue()))
+
     def _path(self, folder: str, number: int) -> Path:
         return self.folder / folder / f"part-{number:05d}.parquet"
 
 
 def _sha256(rows: Rows) -> str:
     return hashlib.sha256(canonical_bytes(rows)).hexdigest()
+
+
+def _likes() -> dict[str, np.ndarray[Any, Any]]:
+    """Every array of a binding's carry by name: its kind and shape."""
+    state = new_state(1, 0.0)
+    likes: dict[str, np.ndarray[Any, Any]] = {name: getattr(state, name) for name in CARRIED}
+    return likes | {"totals": np.zeros(len(TOTAL_NAMES)), "counts": np.zeros(len(COUNT_NAMES), np.int64)}
+
+
+def _blobs(carries: tuple[Carry, ...]) -> dict[str, list[np.ndarray[Any, Any]]]:
+    rows = [(*carry.arrays, carry.totals, carry.counts) for carry in carries]
+    return {name: [row[k] for row in rows] for k, name in enumerate(_likes())}
+
+
+def _content(blobs: Mapping[str, list[np.ndarray[Any, Any]]], carried: Carried) -> str:
+    """SHA-256 (hex) over all that is carried."""
+    digest = hashlib.sha256(json.dumps([carried.through, *carried.days]).encode())
+    for rows in blobs.values():
+        for row in rows:
+            digest.update(row.tobytes())
+    digest.update(carried.daily.tobytes())
+    return digest.hexdigest()
 
 
 def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any], without: tuple[str, ...] = ()) -> str:
