@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import textwrap
 import time
@@ -39,6 +40,8 @@ settings.yml holds names of parameters and the values to try:
 
 Writes study.json and study.html, with the verdict first. Every figure that it
 rests on is after fees and slippage and without the imagined order-book edge.
+Bindings of sweeps on the same days count as trials, from sweep_trials.json
+beside the cache; --trials-before says another number, 0 for none.
 Exit 0 whatever the verdict is.
 """
 
@@ -57,7 +60,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         ("folds", "folds of the cross-validation (default 6)"),
         ("shifts", "shifted runs of the signals, at most (default 499)"),
         ("reps", "bootstrap resamples (default 2000)"),
-        ("trials-before", "settings that were tried before, counted as trials (default 0)"),
+        ("trials-before", "settings tried before, counted as trials (default: the cache's ledger of sweeps)"),
         ("study-seed", "seed of the resampling (default 1)"),
     ):
         parser.add_argument(f"--{name}", type=int, metavar="N", help=text)
@@ -74,6 +77,7 @@ def execute(args: argparse.Namespace) -> int:
     config = load_config(args)
     name, params = parameter_set(config)
 
+    from dolphin.backtest.sweep.trials import TrialLedger
     from dolphin.commands.run import default_folder
     from dolphin.host.finish import write_text
     from dolphin.journal.store import require_writable
@@ -104,6 +108,13 @@ def execute(args: argparse.Namespace) -> int:
         raise StoreError(f"{folder}: a study is here already; choose another --out")
     cache = CacheReader(Path(args.cache))
     columns = columns_of(cache, args)
+    if args.trials_before is None:
+        ledger = TrialLedger(Path(args.cache), folder)
+        asked = dataclasses.replace(
+            asked,
+            trials_before=ledger.total(columns.days[0], columns.days[-1]),
+            trials_ledger=ledger.path.name,
+        )
     require_writable(folder)
     if not args.json:
         days = plural(len(columns.days), "day")

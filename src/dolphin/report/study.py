@@ -286,7 +286,11 @@ def _search(s: Mapping[str, Any], labels: Mapping[str, str]) -> str:
             _figure("paths", labels, "Every path is out of sample on every day.", ""),
             lead,
         )
-    lead = f"{plural(len(s['trials']), 'setting')} were run on these days. The more one tries, the better the luckiest one looks."
+    before, ledger = s["settings"]["trials_before"], s["settings"].get("trials_ledger", "")
+    earlier = (
+        f" and {count(before)} before{f', by {esc(ledger)} of the cache' if ledger else ''}" if before else ""
+    )
+    lead = f"{plural(len(s['trials']), 'setting')} were run on these days{earlier}. The more one tries, the better the luckiest one looks."
     return (
         _panel(
             "The search for a setting", f'<dl class="cards study-cards">{"".join(cards)}</dl>', lead, "search"
@@ -355,7 +359,7 @@ def _method(s: Mapping[str, Any]) -> str:
         "grid": settings["grid_name"],
         **{f"grid {key}": ", ".join(map(_shown, values)) for key, values in settings["grid"].items()},
         **{
-            key.replace("_", " "): settings[key]
+            key.replace("_", " "): settings.get(key, "")
             for key in (
                 "train_days",
                 "test_days",
@@ -365,9 +369,11 @@ def _method(s: Mapping[str, Any]) -> str:
                 "reps",
                 "level",
                 "trials_before",
+                "trials_ledger",
                 "seed",
                 "vol_threshold",
             )
+            if settings.get(key, "") != ""
         },
     }
     sources = (

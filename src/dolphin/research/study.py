@@ -36,7 +36,7 @@ from dolphin.domain.bar import FloatArray, IntArray
 from dolphin.domain.clock import NS_PER_DAY
 from dolphin.domain.errors import ConfigError, UsageError
 from dolphin.domain.params import ParameterSet
-from dolphin.engine.period import PeriodInputs
+from dolphin.engine.market import PeriodInputs
 from dolphin.engine.state import EngineOptions
 from dolphin.research import bootstrap, null, overfitting, splits
 from dolphin.research.verdict import verdict_of
@@ -71,7 +71,8 @@ class Study:
     """What a study is asked.
 
     Lengths of 0 are chosen from the number of days (`lengths_for`). `trials_before`: settings that were tried
-    elsewhere before this study. `vol_threshold` as in a backtest.
+    elsewhere before this study. `trials_ledger`: the file that counted them, empty where somebody said so.
+    `vol_threshold` as in a backtest.
     """
 
     set_name: str
@@ -86,6 +87,7 @@ class Study:
     reps: int = 2000
     level: float = 0.95
     trials_before: int = 0
+    trials_ledger: str = ""
     seed: int = 1
     vol_threshold: float = VOL_THRESHOLD
 

@@ -19,6 +19,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
+from dolphin.domain.errors import plural
+
 TESTED_MIN: Final = 5
 TRADES_MIN: Final = 30
 #: Days out of sample from which a yes is possible: two months, the shortest record whose intervals hold.
@@ -256,12 +258,19 @@ def _cautions(study: Mapping[str, Any]) -> list[str]:
             f"If the set went on earning as it did, its Sharpe ratio would need about {record:,.0f} days to be "
             f"called above 0; there are {len(study['days'])}."
         )
-    before = study["settings"]["trials_before"]
-    found.append(
-        f"{before:,} settings tried before this study are counted as trials."
-        if before
-        else "Settings that somebody tried before this study are not counted; every one of them weakens the result."
-    )
+    before, ledger = study["settings"]["trials_before"], study["settings"].get("trials_ledger", "")
+    if before and ledger:
+        found.append(
+            f"{plural(before, 'setting')} of sweeps that used any of these days, by {ledger} of the cache, count as "
+            "trials before this study. What was tried elsewhere is not counted."
+        )
+    elif before:
+        found.append(f"{before:,} settings tried before this study are counted as trials.")
+    else:
+        found.append(
+            (f"No sweep on these days is in the cache's ledger ({ledger}). " if ledger else "")
+            + "Settings that somebody tried before this study are not counted; every one of them weakens the result."
+        )
     found.append(
         "One stretch of one market: other times may be unlike it. Fills are modelled, no order was sent."
     )

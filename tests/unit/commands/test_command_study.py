@@ -75,6 +75,46 @@ def test_json_is_what_is_written_and_a_folder_keeps_its_study(cache: Path) -> No
     assert "a study is here already; choose another --out" in again.error
 
 
+def swept(cache: Path, trials: int, **more: Any) -> None:
+    entry = {
+        "data": "ab",
+        "first_day": "2021-04-10",
+        "last_day": "2021-04-12",
+        "trials": trials,
+        "folder": "s",
+    }
+    ledger = {"format": "dolphin sweep trials 1", "sweeps": {"a": {**entry, **more}}}
+    (cache / "sweep_trials.json").write_text(json.dumps(ledger))
+
+
+def test_bindings_of_sweeps_on_these_days_count_as_trials_unless_a_number_is_said(
+    cache: Path, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(lambda: (cache / "sweep_trials.json").unlink(missing_ok=True))
+    Path("grid.yml").write_text("max_hold_bars: [10, 20]\n")
+    words = (cache, "--grid", "grid.yml", "--json")
+    none = studied(*words, "--out", "none").json
+    swept(cache, 1234)
+    counted = studied(*words, "--out", "counted").json
+    said = studied(*words, "--out", "said", "--trials-before", 0).json
+    swept(cache, 1234, first_day="2020-01-01", last_day="2020-01-31")
+    elsewhere = studied(*words, "--out", "elsewhere").json
+    assert [s["settings"]["trials_before"] for s in (none, counted, said, elsewhere)] == [0, 1234, 0, 0]
+    assert counted["deflated"]["n_trials"] == none["deflated"]["n_trials"] + 1234
+    by = "1,234 settings of sweeps that used any of these days, by sweep_trials.json of the cache"
+    assert any(text.startswith(by) for text in counted["verdict"]["cautions"])
+    assert (
+        "run on these days and 1,234 before, by sweep_trials.json" in Path("counted/study.html").read_text()
+    )
+    for study, told in ((none, True), (elsewhere, True), (said, False), (counted, False)):
+        cautions = " ".join(study["verdict"]["cautions"])
+        assert ("No sweep on these days is in the cache's ledger (sweep_trials.json)" in cautions) == told
+    (cache / "sweep_trials.json").write_text("[]")
+    refused = studied(*words, "--out", "refused")
+    assert refused.code == 1
+    assert "cannot be read as a ledger of trials" in refused.error
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
