@@ -310,6 +310,14 @@ def test_the_result_does_not_depend_on_pieces(run, days, n_pieces):
     assert canonical_bytes(again.base) == canonical_bytes(whole.base)
 
 
+def test_what_the_volatility_gate_has_seen_goes_over_the_edges(run):
+    """A gate that opens and closes often: one that forgot at every edge would let other trades in."""
+    asked = plan(vol_threshold=0.00085)
+    whole, cut = run("whole", asked, memory=10**9), run("cut", asked, memory=memory_for(1))
+    assert whole.rows.columns["trades"].max() < run("open").rows.columns["trades"].max()
+    assert cut.manifest.result_sha256 == whole.manifest.result_sha256
+
+
 def test_what_the_best_is_worth_does_not_depend_on_pieces(run):
     found = [sweep_worth.worth(run(f"out{k}", memory=m)) for k, m in enumerate((10**9, memory_for(3)))]
     assert found[0]["interval"] is not None
