@@ -77,7 +77,7 @@ def test_a_killed_sweep_resumes_to_the_same_digest(
 ) -> None:
     folder, digest = place
     # A new cache's ledger has no entry yet, so that its rename happens in every case.
-    (folder / "cache" / "sweep_trials.json").unlink(missing_ok=True)
+    (folder / "cache" / "scan_cache" / "sweep_trials.json").unlink(missing_ok=True)
     out = str(tmp_path / "out")
     plan = {"who": "parent", "match": match, "n": n, "when": when, "victim": "self", "mark": out + ".mark"}
     killed = sweep(folder, out, plan)
@@ -128,7 +128,7 @@ def test_a_killed_sweep_in_pieces_resumes_at_its_last_part_and_piece(
 ) -> None:
     """`ran`: bindings times pieces that are left; the digest is that of the period in one piece."""
     folder, digest = place
-    (folder / "cache" / "sweep_trials.json").unlink(missing_ok=True)
+    (folder / "cache" / "scan_cache" / "sweep_trials.json").unlink(missing_ok=True)
     out = str(tmp_path / "out")
     plan = {"who": "parent", "match": match, "n": n, "when": when, "victim": "self", "mark": out + ".mark"}
     killed = sweep(folder, out, plan, TWO_DAYS)

@@ -37,7 +37,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture
 def cache(root):
-    (root / NAME).unlink(missing_ok=True)
+    (root / "scan_cache" / NAME).unlink(missing_ok=True)
     return CacheReader(root)
 
 
@@ -255,7 +255,7 @@ def test_every_sweep_on_these_days_counts_and_the_same_one_counts_once(run, cach
     late = plan(first_day="2026-01-09")
     assert run("late", late).trials_ledger == 2 * N  # the half's days are others
     assert run().trials_ledger == 3 * N
-    assert (cache.folder.parent / NAME).exists()
+    assert (cache.folder / NAME).exists()
 
 
 def test_trials_are_counted_before_their_part_can_be_seen(run, cache, tmp_path, monkeypatch):
@@ -272,7 +272,7 @@ def test_trials_are_counted_before_their_part_can_be_seen(run, cache, tmp_path, 
 
 
 def test_a_ledger_that_cannot_be_read_stops_a_sweep(run, cache):
-    (cache.folder.parent / NAME).write_text("[]")
+    (cache.folder / NAME).write_text("[]")
     with pytest.raises(StoreError, match="cannot be read as a ledger of trials"):
         run()
 

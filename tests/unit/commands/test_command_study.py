@@ -84,13 +84,13 @@ def swept(cache: Path, trials: int, **more: Any) -> None:
         "folder": "s",
     }
     ledger = {"format": "dolphin sweep trials 1", "sweeps": {"a": {**entry, **more}}}
-    (cache / "sweep_trials.json").write_text(json.dumps(ledger))
+    (cache / "scan_cache" / "sweep_trials.json").write_text(json.dumps(ledger))
 
 
 def test_bindings_of_sweeps_on_these_days_count_as_trials_unless_a_number_is_said(
     cache: Path, request: pytest.FixtureRequest
 ) -> None:
-    request.addfinalizer(lambda: (cache / "sweep_trials.json").unlink(missing_ok=True))
+    request.addfinalizer(lambda: (cache / "scan_cache" / "sweep_trials.json").unlink(missing_ok=True))
     Path("grid.yml").write_text("max_hold_bars: [10, 20]\n")
     words = (cache, "--grid", "grid.yml", "--json")
     none = studied(*words, "--out", "none").json
@@ -109,7 +109,7 @@ def test_bindings_of_sweeps_on_these_days_count_as_trials_unless_a_number_is_sai
     for study, told in ((none, True), (elsewhere, True), (said, False), (counted, False)):
         cautions = " ".join(study["verdict"]["cautions"])
         assert ("No sweep on these days is in the cache's ledger (sweep_trials.json)" in cautions) == told
-    (cache / "sweep_trials.json").write_text("[]")
+    (cache / "scan_cache" / "sweep_trials.json").write_text("[]")
     refused = studied(*words, "--out", "refused")
     assert refused.code == 1
     assert "cannot be read as a ledger of trials" in refused.error

@@ -3,8 +3,8 @@
 Entry point: `TrialLedger`. The deflated Sharpe ratio of the best binding needs the trials that were run, in
 this sweep and in all before it on the same days.
 
-The ledger is `sweep_trials.json` in the cache's folder (the one given with --cache). Where that takes no
-file, it lies beside the sweep's folder instead, and a sentence says so. A sweep counts once, however often
+The ledger is `sweep_trials.json` among the days of the cache, however the cache was named. Where that takes
+no file, it lies beside the sweep's folder instead, and a sentence says so. A sweep counts once, however often
 it is run again; two sweeps that share a binding count it twice: the count errs on the careful side.
 """
 
@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from dolphin.domain.errors import StoreError
-from dolphin.market.cache_format import put_bytes
+from dolphin.market.cache_format import cache_folder, put_bytes
 
 NAME: Final = "sweep_trials.json"
 FORMAT: Final = "dolphin sweep trials 1"
@@ -44,9 +44,10 @@ class TrialLedger:
 
     def __init__(self, cache: Path, sweep: Path) -> None:
         """Choose the place. Raises StoreError where neither folder takes a file."""
-        self.path = cache / NAME
+        place = cache_folder(cache)
+        self.path = place / NAME
         self.fell_back = False
-        if not os.access(cache, os.W_OK):
+        if not os.access(place, os.W_OK):
             self.path, self.fell_back = sweep.parent / NAME, True
         if self.path.exists():
             self._read()
