@@ -202,6 +202,12 @@ def test_going_on_from_a_state_equals_never_having_stopped(books: str, dirty: bo
             params, options, record="codes"
         )
         assert codes_only.canonical().tobytes() == rest.canonical().tobytes(), cut
+        nets = rest.trades["net"]
+        assert rest.totals.trades == len(nets), cut
+        assert rest.totals.net == pytest.approx(nets.sum(), abs=1e-6), cut
+        before = whole.equity[cut - 1]
+        peaks = np.maximum.accumulate(np.append(before, rest.equity))[1:]
+        assert rest.totals.max_drawdown == max(0.0, ((peaks - rest.equity) / peaks).max()), cut
         engine, _, _, _ = drive(params, inputs, options, last=cut)
         assert engine.state() == first.state, cut
 

@@ -50,6 +50,8 @@ RECORDS: Final = {
 TABLE_ROWS_MAX: Final = 1_000_000
 #: Bindings that must share a walk down the rankings before it is made for all bars at once.
 SHARED_BY_MIN: Final = 3
+#: Walks kept beside a table (14 bytes a bar of the table each).
+WALKS_MAX: Final = 256
 _ROWS_AT_FIRST: Final = 4096
 _BARS_PER_CHUNK: Final = 2048
 
@@ -80,8 +82,9 @@ TOTALS_DTYPE: Final = np.dtype(
 class Totals:
     """What a run came to, USDT unless a count or a fraction; sums of floats, the ledger's are exact.
 
-    gross_profit and gross_loss are the sums of winning and of other nets, net = capital - initial capital,
-    equity is marked, max_drawdown the largest fall of marked equity below its running peak, as a fraction.
+    gross_profit and gross_loss are the sums of winning and of other nets, net is capital minus the capital
+    before the first bar, equity is marked, max_drawdown the largest fall of marked equity below its running
+    peak, as a fraction. A runner with a `state` counts from there, a carried binding from its own start.
     """
 
     trades: int
@@ -300,6 +303,8 @@ class _Table:
     threshold: float
     bars: IntArray
     rankings: Rankings
+    vel_div: FloatArray  # of the bars, 1/s
+    row_from: IntArray  # (n,), see `Picks`
     picks: dict[tuple[float, bool], Picks] = field(default_factory=dict)
 
 
@@ -455,6 +460,10 @@ class PeriodRunner:
         for (key, walk), n in walks.items():
             table = self._tables.get(key)
             if table is not None and n >= SHARED_BY_MIN and walk not in table.picks:
+                while len(table.picks) >= WALKS_MAX:
+                    del table.picks[
+                        next(iter(table.picks))
+                    ]  # the oldest; without it a ranking is walked again
                 table.picks[walk] = self._picks(table, of_walk[walk])
 
     def _table(
@@ -487,7 +496,8 @@ class PeriodRunner:
 
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, range(0, len(bars), _BARS_PER_CHUNK)))
-        return _Table(threshold, bars, rankings)
+        row_from = np.searchsorted(bars, np.arange(self.n_bars))
+        return _Table(threshold, bars, rankings, self.market.vel_div[bars], row_from)
 
     def _picks(self, table: _Table, params: ParameterSet) -> Picks:
         n = len(table.bars)
@@ -495,9 +505,9 @@ class PeriodRunner:
         ars = np.zeros(n)
         excluded = st.excluded_assets(params, self.inputs.symbols)
         self._pick(self.market, table.rankings, table.bars, params.min_irp_alignment, excluded, *small, ars)
-        row_from = np.searchsorted(table.bars, np.arange(self.n_bars))
-        vel_div = self.market.vel_div[table.bars]
-        return Picks(table.threshold, table.bars, vel_div, row_from, small[0], small[1], small[2], ars)
+        return Picks(
+            table.threshold, table.bars, table.vel_div, table.row_from, small[0], small[1], small[2], ars
+        )
 
     def _stream(self, seed: int, at_least: int) -> FloatArray:
         with self._lock:
@@ -539,11 +549,13 @@ class PeriodRunner:
         )
         totals = np.zeros(len(kernels.TOTAL_NAMES))
         counts = np.zeros(len(kernels.COUNT_NAMES), np.int64)
-        totals[kernels.T_PEAK] = params.initial_capital
+        start_capital = float(s.floats[st.CAPITAL])
+        totals[kernels.T_PEAK] = self._marked_before(params, s)
         if carry is not None:
             for name, array in zip(CARRIED, carry.arrays, strict=True):
                 getattr(s, name)[...] = array
             totals[:] = carry.totals
+            start_capital = params.initial_capital
             counts[: kernels.C_ROWS] = carry.counts[: kernels.C_ROWS]
         first_bar, bar_count = int(s.ints[st.LAST_BAR]) + 1, int(s.ints[st.BAR_COUNT])
         table = self._tables.get((params.direction, options.irp_steps == "relative"))
@@ -587,7 +599,7 @@ class PeriodRunner:
                 trades=int(counts[kernels.C_TRADES]),
                 wins=int(counts[kernels.C_WINS]),
                 **values,
-                net=capital - params.initial_capital,
+                net=capital - start_capital,
                 capital=capital,
                 equity=float(equity),
                 max_drawdown=drawdown,
@@ -606,6 +618,14 @@ class PeriodRunner:
             level=level,
             carry=Carry(tuple(getattr(s, name) for name in CARRIED), totals, counts),
         )
+
+    def _marked_before(self, params: ParameterSet, s: st.State) -> float:
+        """Marked equity before bar 0, USDT: where the drawdown's peak begins."""
+        held = int(s.ints[st.POSITION])
+        if held == st.NONE:
+            return float(s.floats[st.CAPITAL])
+        price = float(s.prices[int(s.n_prices[held]) - 1, held])
+        return float(kernels.marked(s.floats, params.direction, price))
 
     def _day_results(self, record: Recorder) -> tuple[DayResult, ...]:
         """As `Engine.end_day` gives them; the last day's may still go on."""

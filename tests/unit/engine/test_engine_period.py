@@ -253,3 +253,15 @@ def test_the_run_of_adverse_bars_is_counted_from_its_end() -> None:
         for t in range(begin, end):
             run = adverse_run(p, run, float(vel_div[t]))
         assert adverse_before(p, vel_div, begin, end, before) == run
+
+
+def test_walks_are_bounded_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(period, "WALKS_MAX", 2)
+    inputs = market(n_bars=200)
+    runner = PeriodRunner(inputs)
+    gates = (0.0, 0.2, 0.3, 0.4, 0.5)
+    sets = [QUICK.with_values({"min_irp_alignment": gate}) for gate in gates]
+    batch = runner.run_many([(params, None) for params in sets for _ in range(3)], threads=1)
+    assert len(runner._tables[(-1, False)].picks) == 2
+    for k, params in enumerate(sets):
+        assert batch.totals["net"][3 * k] == PeriodRunner(inputs).run(params).totals.net
