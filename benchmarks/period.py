@@ -37,7 +37,7 @@ from dolphin.backtest.period import PeriodRunner
 from dolphin.domain import codes
 from dolphin.domain.clock import day_from_ns
 from dolphin.domain.params import ParameterSet, load_set
-from dolphin.engine import period as kernels
+from dolphin.engine import rankings as kernels
 from dolphin.engine.engine import Engine
 from dolphin.engine.market import PER_BAR, PeriodInputs
 from dolphin.host.draws import draws
