@@ -40,6 +40,7 @@ ALPHA = ROOT / "src/dolphin/alpha"
 SIGN = "only the sign of a zero, which no comparison sees"
 SAME = "both sides are the same value when equal"
 RATIO = "from the extreme on the signal ratio is 1 by itself: rounding is monotone"
+ONE = "there is one column, the first and the last"
 A = "dolphin.alpha."
 
 #: Mutants that no test can kill, by (module, source of the changed line, change), with the reason.
@@ -61,34 +62,72 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     (A + "lanes", "return 1.20 if factor > 1.20 else factor", "Gt -> GtE, operand 0"): SAME,
     (A + "lanes", "return 0.85 if factor < 0.85 else factor", "Lt -> LtE, operand 0"): SAME,
     (A + "lanes", "if beta > 0.0:", "Gt -> GtE, operand 0"): "a beta of 0 multiplies by 1",
-    (
-        A + "selection",
-        "scale = prices[start] if relative else 1.0",
-        "1.0 -> 1.01",
-    ): "read with `relative` only",
-    (A + "selection", "if total > best:", "Gt -> GtE, operand 0"): SAME,
-    (A + "selection", "if total < worst:", "Lt -> LtE, operand 0"): SAME,
+    (A + "selection", "best[a] = c if c > best[a] else best[a]", "Gt -> GtE, operand 0"): SAME,
+    (A + "selection", "worst[a] = c if c < worst[a] else worst[a]", "Lt -> LtE, operand 0"): SAME,
     (A + "selection", "if ars < 0.0:", "Lt -> LtE, operand 0"): "zero stays zero either way",
+    (A + "selection", "if running * sign >= level:", "Mult -> Div"): "a sign is -1 or +1",
+    (A + "selection", "window[i, 0] = prices[start + i]", "0 -> -1"): ONE,
+    (A + "selection", "work = np.empty((PROFILE_ROWS, 1))", "1 -> 2"): "a second column is not read",
+    (A + "selection", "best = work[BEST, 0]", "0 -> -1"): ONE,
+    (A + "selection", "mae = 0.0 - work[WORST, 0]", "0 -> -1"): ONE,
+    (A + "selection", "steps = work[UPS, 0]", "0 -> -1"): ONE,
+    (A + "selection", "steps = work[DOWNS, 0]", "0 -> -1"): ONE,
+    (A + "selection", "noise = work[NOISE, 0]", "0 -> -1"): ONE,
+    (A + "selection", "latency = impulse_latency(window, 0, sign, relative, best)", "0 -> -1"): ONE,
+    (A + "selection", "end = ends[0]", "0 -> -1"): "all ends are compared with it",
     (
         A + "selection",
-        "noise = other[4]",
-        "Assign dropped",
-    ): "both directions have the same noise, bit for bit",
+        "window[i, a] = prices[start + i, a] if start >= first[a] else 1.0",
+        "1.0 -> 1.01",
+    ): "what stands for a missing price is not read",
     (
         A + "selection",
-        "if noise > NOISE_MAX or latency > LATENCY_MAX or alignment < ALIGNMENT_MIN:",
+        "if alignment < ALIGNMENT_MIN or (min_alignment > 0.0 and alignment < min_alignment):",
         "Lt -> LtE, operand 0",
     ): "no share of 49 steps is 0.20",
     (
         A + "selection",
-        "if min_alignment > 0.0 and alignment < min_alignment:",
+        "if alignment < ALIGNMENT_MIN or (min_alignment > 0.0 and alignment < min_alignment):",
         "Gt -> GtE, operand 0",
     ): "no alignment is below 0",
     (
         A + "selection",
-        "r = (prices[start + i + 1] - prices[start + i]) * direction",
-        "Mult -> Div",
+        "if min_alignment > 0.0 and aligned[place] / STEPS < min_alignment:",
+        "Gt -> GtE, operand 0",
+    ): "no alignment is below 0",
+    (
+        A + "selection",
+        "actions[place] = DIRECT if long == (direction > 0) else INVERSE",
+        "Gt -> GtE, operand 0",
     ): "a direction is -1 or +1",
+    (
+        A + "selection",
+        "actions[place] = DIRECT if long == (direction > 0) else INVERSE",
+        "0 -> -1",
+    ): "a direction is -1 or +1",
+    (A + "volatility", "_DOUBTFUL = 1e-12", "1e-12 -> 1.01e-12"): "a margin, far above any error",
+    (A + "volatility", "for t in range(prices.shape[0]):", "0 -> -1"): ONE,
+    (
+        A + "volatility",
+        "n = count if count < PRICES_KEPT else PRICES_KEPT",
+        "Lt -> LtE, operand 0",
+    ): SAME,
+    (A + "volatility", "s1 = s1 + r", "Add -> Sub"): "only its square is used",
+    (
+        A + "volatility",
+        "margin = _DOUBTFUL * (n * s2 + limit)",
+        "Add -> Sub",
+    ): "a margin of the same size wherever the answer is near",
+    (
+        A + "volatility",
+        "verdict[t - kept] = moment > limit",
+        "Gt -> GtE, operand 0",
+    ): "equality is in doubt and decided by integers",
+    (
+        A + "volatility",
+        "doubt[t - kept] = not (moment - limit > margin or limit - moment > margin)",
+        "Gt -> GtE, operand 0",
+    ): "a bar more or less that integers decide",
     (
         A + "volatility",
         "squares = squares + (r - mean) * (r - mean)",

@@ -63,3 +63,14 @@ def test_without_fees_and_refund() -> None:
 
 def test_a_stop_pays_the_forced_slippage_through_costs() -> None:
     assert costs(1, 100.0, 90.0, codes.STOP_LOSS, 1.0, 0.6, 0.5, True, True, 0.0)[0] == 90.0 * (1.0 - 0.0005)
+
+
+def test_the_scales_multiply_fees_and_slippage_and_nothing_else() -> None:
+    plain = costs(-1, 100.0, 99.0, codes.MAX_HOLD, 5000.0, 0.62, 0.50, True, True, 0.0)
+    dear = costs(-1, 100.0, 99.0, codes.MAX_HOLD, 5000.0, 0.62, 0.50, True, True, 0.0, 2.0, 3.0)
+    assert (dear[1], dear[2]) == (2.0 * plain[1], 2.0 * plain[2])
+    assert dear[0] == exit_fill(-1, 99.0, 3.0 * exit_slip(codes.MAX_HOLD, 0.50, True))
+    free = costs(-1, 100.0, 99.0, codes.MAX_HOLD, 5000.0, 0.62, 0.50, True, True, 0.0, 0.0, 0.0)
+    assert free == (99.0, 0.0, 0.0, free[3], free[3])
+    same = costs(-1, 100.0, 99.0, codes.MAX_HOLD, 5000.0, 0.62, 0.50, True, True, 0.0, 1.0, 1.0)
+    assert same == plain

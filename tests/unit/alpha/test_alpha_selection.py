@@ -14,11 +14,13 @@ from dolphin.alpha.selection import (
     IRP_PRICES,
     LATENCY_MAX,
     NOISE_MAX,
+    PROFILE_ROWS,
     depth_adjusted_ars,
     impulse_latency,
     impulse_response,
     rank_assets,
     select_asset,
+    window_of,
 )
 from dolphin.domain.codes import DIRECT, INVERSE
 from dolphin.numerics.portable import log1p
@@ -134,6 +136,8 @@ def rank(
     quality: Sequence[float] | None = None,
     counts: Sequence[int] | None = None,
     relative: bool = False,
+    first: Sequence[int] | None = None,
+    steps: list[int] | None = None,
 ) -> list[tuple[int, int, float]]:
     prices = np.ascontiguousarray(np.array(rows).T)
     length, n = prices.shape
@@ -142,7 +146,7 @@ def rank(
     found = rank_assets(
         prices,
         np.array(counts if counts is not None else [length] * n, np.int64),
-        np.zeros(n, np.int64),
+        np.array(first if first is not None else [0] * n, np.int64),
         direction,
         min_alignment,
         relative,
@@ -155,6 +159,8 @@ def rank(
         aligned,
         ars,
     )
+    if steps is not None:
+        steps.extend(aligned[:found].tolist())
     return list(zip(order[:found].tolist(), actions[:found].tolist(), ars[:found].tolist(), strict=True))
 
 
@@ -307,6 +313,10 @@ FREE = {
 
 
 def pick(count: int = N, **changes: object) -> int:
+    return walk(count, **changes)[0]
+
+
+def walk(count: int = N, **changes: object) -> tuple[int, int, int]:
     values = FREE | changes
     return select_asset(
         np.array(values["order"], np.int16),
@@ -318,7 +328,7 @@ def pick(count: int = N, **changes: object) -> int:
         np.array(values["stale"]),
         values["books"],
         np.array(values["quality"]),
-    )[0]
+    )
 
 
 def test_the_first_survivor_is_taken() -> None:
@@ -349,3 +359,74 @@ def test_a_level_that_is_never_reached_has_the_latency_of_no_gain() -> None:
     window = path([0.01] * 49).reshape(50, 1)
     assert impulse_latency(window, 0, 1.0, False, 0.49) == 5
     assert impulse_latency(window, 0, 1.0, False, 1e9) == 50
+
+
+def test_the_steps_in_the_kept_direction_go_with_their_asset() -> None:
+    """Ranked out of the universe's order, so that every array has to move."""
+    rows = [falling(0.001), path([0.1] * 30 + [-0.01] * 19), falling(0.1), path([-0.02] * 40 + [0.0] * 9)]
+    steps: list[int] = []
+    got = rank(rows, steps=steps)
+    ups = [25, 30, 25, 40]
+    assert [g[0] for g in got] != sorted(g[0] for g in got)
+    assert steps == [ups[g[0]] for g in got]
+    assert PROFILE_ROWS == 6
+
+
+def test_a_tie_of_the_two_directions_is_direct_either_way() -> None:
+    """Two steps of one size, each way as often, both ways as far."""
+    row = path([0.5, -1.0, 0.5, -0.5, 1.0, -0.5] * 8 + [0.0])
+    both = [impulse_response(row, 0, d, False) for d in (-1, 1)]
+    assert both[0][6] == both[1][6]
+    assert both[0][3] == both[1][3] == 24 / 49
+    assert [g[1] for g in rank([row])] == [DIRECT]
+    assert [g[1] for g in rank([row], direction=1)] == [DIRECT]
+
+
+def test_assets_that_end_apart_are_gathered_each_with_its_own_last_prices() -> None:
+    """One has 50 prices to the bar, one more, one too few though it ends late."""
+    row = falling(0.01)
+    other = np.concatenate([np.full(10, 7.0), falling(0.1)])
+    padded = np.concatenate([row, np.full(10, np.nan)])
+    late = np.concatenate([np.full(11, np.nan), falling(1.0)[:49]])
+    got = rank([padded, other, late], counts=[50, 60, 60], first=[0, 0, 11])
+    expected = {0: impulse_response(row, 0, -1, False)[6], 1: impulse_response(other, 10, -1, False)[6]}
+    assert {asset: score for asset, _, score in got} == expected
+    assert rank([padded, other, late], counts=[49, 59, 59], first=[0, 10, 10]) == []
+
+
+def test_assets_that_end_together_are_read_where_they_lie() -> None:
+    prices, window = np.ones((60, 3)), np.zeros((50, 3))
+    first = np.zeros(3, np.int64)
+    for end in (50, 60):
+        begin, rows = window_of(prices, np.full(3, end), first, window)
+        assert begin == end - 50
+        assert np.shares_memory(rows, prices)
+    begin, rows = window_of(prices, np.array([60, 60, 59]), first, window)
+    assert begin == 0
+    assert np.shares_memory(rows, window)
+
+
+def test_a_relative_step_is_divided_by_the_first_price() -> None:
+    window = np.concatenate([[100.0], np.linspace(101.5, 1000.0, 49)]).reshape(50, 1)
+    assert impulse_latency(window, 0, 1.0, True, 0.149) == 1
+    assert impulse_latency(window, 0, 1.0, False, 14.9) == 1
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_the_level_is_not_reached_a_hundredth_below_it(sign: float) -> None:
+    """20 steps to just under a tenth of the best, which the 21st passes: dropped, not kept."""
+    steps = [0.04975] * 20 + [1.0] * 9 + [0.0] * 20
+    row = path([sign * x for x in steps])
+    direction = 1 if sign > 0 else -1
+    assert impulse_response(row, 0, direction, False)[5] == 21
+    assert rank([row], direction=direction) == []
+
+
+def test_a_walk_counts_only_assets_aligned_enough() -> None:
+    aligned = [30, 20, 25, 22]
+    assert walk(aligned=aligned, min_alignment=0.0) == (0, 1, 4)
+    assert walk(aligned=aligned, min_alignment=22 / 49) == (0, 1, 3)
+    assert walk(aligned=aligned, min_alignment=22.5 / 49) == (0, 1, 2)
+    assert walk(aligned=aligned, min_alignment=0.45, actions=[INVERSE, DIRECT, DIRECT, DIRECT]) == (2, 2, 2)
+    assert walk(aligned=aligned, min_alignment=0.5, actions=[INVERSE] * 4) == (-1, 0, 2)
+    assert walk(aligned=aligned, min_alignment=0.9) == (-1, 0, 0)

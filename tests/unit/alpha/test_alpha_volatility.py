@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dolphin.alpha import volatility
 from dolphin.alpha.volatility import (
     PRICES_KEPT,
     PRICES_MIN,
@@ -205,3 +206,54 @@ def test_without_bitcoin_the_gate_is_open_and_remembers_nothing() -> None:
     verdict, kept = gate_bars(None, 3, before=(1.0, 2.0))
     assert verdict.tolist() == [True] * 3
     assert kept == (1.0, 2.0)
+
+
+def test_an_ordinary_column_leaves_no_doubt() -> None:
+    """The integers are asked where float64 cannot tell, and only there."""
+    rng = np.random.default_rng(12)
+    prices = 0.4 * np.exp(np.cumsum(rng.normal(0.0, VOL_THRESHOLD, 600)))
+    verdict, doubt = np.zeros(600, np.bool_), np.ones(600, np.bool_)
+    gate_column(prices, 0, VOL_THRESHOLD, verdict, doubt)
+    assert not doubt.any()
+    assert verdict[:49].all()
+    assert verdict.tolist() == bar_by_bar(prices, VOL_THRESHOLD)
+    assert 100 < verdict.sum() < 550
+
+
+def test_a_price_of_nothing_is_none_in_a_column_too() -> None:
+    rng = np.random.default_rng(13)
+    prices = 0.4 * np.exp(np.cumsum(rng.normal(0.0, VOL_THRESHOLD, 300)))
+    prices[[3, 60, 61, 200]] = 0.0
+    verdict, kept = gate_bars(prices, 300)
+    assert verdict.tolist() == bar_by_bar(prices, VOL_THRESHOLD)
+    assert len(kept) == PRICES_KEPT
+    assert 0.0 not in kept
+
+
+def test_a_few_bars_go_on_from_a_full_gate() -> None:
+    rng = np.random.default_rng(14)
+    prices = 0.4 * np.exp(np.cumsum(rng.normal(0.0, VOL_THRESHOLD, 55)))
+    before = tuple(prices[:52].tolist())
+    assert gate_bars(prices[52:], 3, before=before)[0].tolist() == bar_by_bar(
+        prices[52:], VOL_THRESHOLD, before
+    )
+
+
+def test_bars_in_doubt_are_decided_by_the_gate_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A float path that knows nothing, and says so, changes nothing."""
+    rng = np.random.default_rng(15)
+    prices = 0.4 * np.exp(np.cumsum(rng.normal(0.0, VOL_THRESHOLD, 400)))
+    prices[rng.random(400) < 0.05] = math.nan
+    prices[7] = 0.0
+    expected = bar_by_bar(prices, VOL_THRESHOLD)
+
+    def ignorant(column: object, kept: int, threshold: float, verdict: np.ndarray, doubt: np.ndarray) -> None:
+        known = np.asarray(column)[kept:] > 0.0
+        verdict[:] = ~known
+        doubt[:] = known
+
+    monkeypatch.setattr(volatility, "gate_column", ignorant)
+    assert gate_bars(prices, 400)[0].tolist() == expected
+    first, middle = gate_bars(prices[:150], 150)
+    rest, _ = gate_bars(prices[150:], 250, before=middle)
+    assert [*first, *rest] == expected
