@@ -41,6 +41,7 @@ SIGN = "only the sign of a zero, which no comparison sees"
 SAME = "both sides are the same value when equal"
 RATIO = "from the extreme on the signal ratio is 1 by itself: rounding is monotone"
 ONE = "there is one column, the first and the last"
+FEW = "a missing price leaves no gain, so that the latency drops the asset"
 A = "dolphin.alpha."
 
 #: Mutants that no test can kill, by (module, source of the changed line, change), with the reason.
@@ -74,6 +75,8 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     (A + "selection", "steps = work[DOWNS, 0]", "0 -> -1"): ONE,
     (A + "selection", "noise = work[NOISE, 0]", "0 -> -1"): ONE,
     (A + "selection", "latency = impulse_latency(window, 0, sign, relative, best)", "0 -> -1"): ONE,
+    (A + "selection", "if ends[asset] - first[asset] < IRP_PRICES:", "If dropped"): FEW,
+    (A + "selection", "if ends[asset] - first[asset] < IRP_PRICES:", "Sub -> Add"): FEW,
     (A + "selection", "end = ends[0]", "0 -> -1"): "all ends are compared with it",
     (
         A + "selection",
@@ -112,6 +115,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "n = count if count < PRICES_KEPT else PRICES_KEPT",
         "Lt -> LtE, operand 0",
     ): SAME,
+    (
+        A + "volatility",
+        "returns[count % PRICES_KEPT] = (price - last) / last",
+        "Sub -> Add",
+    ): "two more on every return leaves its variance, and what rounding that costs is in doubt",
     (A + "volatility", "s1 = s1 + r", "Add -> Sub"): "only its square is used",
     (
         A + "volatility",

@@ -363,12 +363,12 @@ def test_a_level_that_is_never_reached_has_the_latency_of_no_gain() -> None:
 
 def test_the_steps_in_the_kept_direction_go_with_their_asset() -> None:
     """Ranked out of the universe's order, so that every array has to move."""
-    rows = [falling(0.001), path([0.1] * 30 + [-0.01] * 19), falling(0.1), path([-0.02] * 40 + [0.0] * 9)]
+    downs = [25, 28, 31, 34, 37]
+    rows = [path([-1e-5 * 4.0**k] * n + [0.0] * (49 - n)) for k, n in enumerate(downs)]
     steps: list[int] = []
     got = rank(rows, steps=steps)
-    ups = [25, 30, 25, 40]
-    assert [g[0] for g in got] != sorted(g[0] for g in got)
-    assert steps == [ups[g[0]] for g in got]
+    assert [g[0] for g in got] == [4, 3, 2, 1, 0]
+    assert steps == downs[::-1]
     assert PROFILE_ROWS == 6
 
 

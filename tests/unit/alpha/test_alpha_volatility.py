@@ -183,10 +183,11 @@ def test_a_column_of_bars_is_the_gate_bar_by_bar(seed: int) -> None:
     assert end == kept
 
 
-def test_a_threshold_in_the_last_bit_is_decided_by_integers() -> None:
+@pytest.mark.parametrize("deviation", [1e-3, 3.0])
+def test_a_threshold_in_the_last_bit_is_decided_by_integers(deviation: float) -> None:
     """The threshold that stands exactly at, or one bit below, a window's deviation."""
     rng = np.random.default_rng(3)
-    prices = 100.0 * np.exp(np.cumsum(rng.normal(0.0, 1e-3, 60)))
+    prices = 100.0 * np.exp(np.cumsum(rng.normal(0.0, deviation, 60)))
     gate = VolatilityGate()
     for price in prices.tolist():
         gate.update(price)
@@ -243,9 +244,11 @@ def test_bars_in_doubt_are_decided_by_the_gate_itself(monkeypatch: pytest.Monkey
     """A float path that knows nothing, and says so, changes nothing."""
     rng = np.random.default_rng(15)
     prices = 0.4 * np.exp(np.cumsum(rng.normal(0.0, VOL_THRESHOLD, 400)))
-    prices[rng.random(400) < 0.05] = math.nan
+    prices[:70] = 0.4 + 1e-6 * (np.arange(70) % 2)  # quiet, so that the first full windows are shut
+    prices[70:][rng.random(330) < 0.05] = math.nan
     prices[7] = 0.0
     expected = bar_by_bar(prices, VOL_THRESHOLD)
+    assert expected[:55] == [True] * 50 + [False] * 5
 
     def ignorant(column: object, kept: int, threshold: float, verdict: np.ndarray, doubt: np.ndarray) -> None:
         known = np.asarray(column)[kept:] > 0.0
