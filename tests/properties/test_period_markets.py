@@ -18,9 +18,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "reference"))
 
 from test_period_identity import compare, differences, part
 
+from dolphin.alpha.volatility import VolatilityGate
 from dolphin.backtest.period import PeriodRunner
 from dolphin.domain import codes
 from dolphin.domain.params import NAMED_SETS, load_set
+from dolphin.domain.symbols import BTC
 from dolphin.engine.market import BookBars, PeriodInputs
 from dolphin.engine.state import EngineOptions
 from dolphin.market.quick_market import QuickMarket, quick_market, scanned
@@ -124,12 +126,21 @@ def test_the_recorded_panel_in_plain_python(recordings: Path, name: str) -> None
 
 
 def test_the_gate_column_is_the_gate() -> None:
-    """Left out, the volatility gate is decided from the BTC prices, over a cut too."""
-    market = quick_market(7, 0.2, 0.0)
-    quiet = replace(inputs_of(market, vol_ok=None))
-    whole = PeriodRunner(quiet)
-    assert 0 < whole.market.vol_ok.sum() < whole.n_bars or whole.market.vol_ok.all()
-    first = PeriodRunner(part(quiet, 0, 1000))
-    rest = PeriodRunner(part(quiet, 1000, whole.n_bars), gate_prices=first.gate_prices)
+    """Left out, the volatility gate is decided from the BTC prices, bar by bar, over a cut too."""
+    quiet = inputs_of(quick_market(7, 0.2, 0.0), vol_ok=None)
+    btc = quiet.prices[:, quiet.symbols.index(BTC)].copy()
+    btc[500:520] = np.nan
+    prices = quiet.prices.copy()
+    prices[:, quiet.symbols.index(BTC)] = btc
+    quiet = replace(quiet, prices=prices)
+    threshold = float(np.median(np.abs(np.diff(np.log(btc[np.isfinite(btc)])))))
+    gate = VolatilityGate(threshold)
+    expected = [gate.update(price) for price in btc.tolist()]
+    whole = PeriodRunner(quiet, threshold)
+    assert 0.05 < np.mean(expected[50:]) < 0.95
+    assert whole.market.vol_ok.tolist() == expected
+    assert whole.gate_prices == gate.prices
+    first = PeriodRunner(part(quiet, 0, 1000), threshold)
+    rest = PeriodRunner(part(quiet, 1000, whole.n_bars), threshold, gate_prices=first.gate_prices)
     assert np.concatenate([first.market.vol_ok, rest.market.vol_ok]).tolist() == whole.market.vol_ok.tolist()
     assert rest.gate_prices == whole.gate_prices

@@ -116,13 +116,15 @@ def market_of_cache(
     posture: int = APEX,
     mc_status: Mapping[str, int] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    prove: bool = False,
 ) -> Market:
     """Days of a cache as a market; the arrays are mapped from disk.
 
-    mc_status is the forewarner's gate code by day. Raises what `Columns.open` raises. Scans of an allowed
+    mc_status is the forewarner's gate code by day. With prove, every row was compared with its day's file
+    before (`Columns.open`). Raises what `Columns.open` raises. Scans of an allowed
     partial day whose times do not grow are left out, as a session drops them.
     """
-    columns = Columns.open(cache, days, allow_partial, progress)
+    columns = Columns.open(cache, days, allow_partial, progress, prove)
     stamps = columns.timestamp_ns
     latest = np.maximum.accumulate(stamps)
     kept = np.append(True, stamps[1:] > latest[:-1])

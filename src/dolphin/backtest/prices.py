@@ -1,11 +1,11 @@
-"""The prices of a market by scan number, for the audit of a run over it.
+"""The prices and rows of a market, for the audit of a run over it.
 
 Entry points: `MarketPrices`, `prices_of_run`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from dolphin.backtest.market import Market, market_of_cache
 from dolphin.domain.bar import FloatArray, IntArray
 from dolphin.domain.errors import DolphinError
 from dolphin.host.identity import DATA_SHA256, data_sha256
+from dolphin.journal.findings import MarketRows
 from dolphin.market.scan_cache import CacheReader
 
 
@@ -39,9 +40,20 @@ class MarketPrices:
         found = float(self.prices_at(np.array([scan_number]), np.array([code]))[0])
         return found if found > 0.0 else None
 
+    @property
+    def rows(self) -> MarketRows:
+        """Number, time and signal of every scan."""
+        return MarketRows(self.market.scan_number, self.market.timestamp_ns, self.market.vel_div)
 
-def prices_of_run(meta: Mapping[str, str]) -> MarketPrices | None:
-    """The prices of the cache that a backtest's settings name; None where it is gone or another by now."""
+
+def prices_of_run(
+    meta: Mapping[str, str], progress: Callable[[int, int], None] | None = None
+) -> MarketPrices | None:
+    """The prices of the cache that a backtest's settings name; None where it is gone or another by now.
+
+    Every day's file is read again, its SHA-256 is checked and its rows are compared with the mapped ones;
+    progress gets days read and days in all.
+    """
     if not meta.get("cache"):
         return None
     try:
@@ -49,6 +61,9 @@ def prices_of_run(meta: Mapping[str, str]) -> MarketPrices | None:
         days = tuple(day for day in cache.days() if meta["first_day"] <= day <= meta["last_day"])
         if data_sha256({day: cache.manifest.days[day].sha256 for day in days}) != meta[DATA_SHA256]:
             return None
-        return MarketPrices(market_of_cache(cache, days, allow_partial=meta["allow_partial"] == "true"))
+        market = market_of_cache(
+            cache, days, allow_partial=meta["allow_partial"] == "true", progress=progress, prove=True
+        )
+        return MarketPrices(market)
     except DolphinError:
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from dolphin.backtest import whole
 from dolphin.backtest.folder import changed_days, settings_of, summary_of
 from dolphin.backtest.replay import replay
 from dolphin.backtest.settings import STEP, BacktestSettings, RecordedVerdict
+from dolphin.backtest.verify import proven_market
 from dolphin.domain.codes import MC_STATUSES, posture_code
 from dolphin.domain.errors import DataError, DolphinError
 from dolphin.domain.params import NAMED_SETS, ParameterSet
@@ -96,8 +97,13 @@ def again(
     meta: Mapping[str, str],
     out: Path,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_day: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Repeat a backtest into `out` with the recorded settings; its summary. Raises DolphinError."""
+    """Repeat a backtest into `out` with the recorded settings, from the days' own files, hash checked.
+
+    on_progress gets bars decided, on_day days read, each with how many there are. Gives the summary. Raises
+    DolphinError.
+    """
     settings = settings_of(folder)
     words = {day: entry["mc_status"] for day, entry in settings["days"].items() if "mc_status" in entry}
     asked = BacktestSettings(
@@ -131,7 +137,8 @@ def again(
         if progress.phase == "backtest":
             count(progress.done, progress.total)
 
-    return whole.backtest(cache, asked, told, lambda: reached >= n_bars)
+    ready = replace(whole.prepare(cache, asked), market=proven_market(cache, asked, on_day))
+    return whole.backtest(cache, asked, told, lambda: reached >= n_bars, ready)
 
 
 def _recorded(meta: Mapping[str, str], words: Mapping[str, str]) -> RecordedVerdict | None:

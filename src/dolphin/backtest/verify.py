@@ -1,6 +1,7 @@
 """Is the whole-period engine right on this very cache? Some days again, bar by bar, and every bit compared.
 
-Entry points: `sample_days`, `verify`.
+Entry points: `sample_days`, `proven_market`, `verify`. The days are read from their own files, hash checked,
+not from the columns that the run was mapped from; the two are compared as well, over the whole run.
 """
 
 from __future__ import annotations
@@ -15,15 +16,20 @@ from typing import Any, Final
 import numpy as np
 
 from dolphin.backtest.folder import halted
-from dolphin.backtest.market import Market, Walk
-from dolphin.backtest.settings import BacktestSettings
+from dolphin.backtest.market import Market, Walk, market_of_cache
+from dolphin.backtest.settings import BacktestSettings, chosen_days
 from dolphin.backtest.stepping import session_at, step_at
 from dolphin.domain.decision import Decision
 from dolphin.domain.errors import InvariantError
 from dolphin.journal.bar_columns import ColumnJournal, read_journal
+from dolphin.market.scan_cache import CacheReader
 
 DAYS: Final = 3
 _SEED: Final = 20260105
+#: What of a market comes from the cache.
+_SCANNED: Final = (
+    "timestamp_ns", "scan_number", "vel_div", "v50", "v750", "instability_50", "prices", "stale",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,24 @@ def sample_days(days: tuple[str, ...], n: int) -> tuple[str, ...]:
     return tuple(sorted([*ends, *random.Random(_SEED).sample(others, n - len(ends))]))  # noqa: S311
 
 
+def proven_market(
+    cache: CacheReader,
+    settings: BacktestSettings,
+    progress: Callable[[int, int], None] | None = None,
+) -> Market:
+    """The market of a backtest, every row compared with its day's file; raises what `Columns.open` raises."""
+    days = chosen_days(cache, settings.first_day, settings.last_day)
+    return market_of_cache(
+        cache,
+        days,
+        allow_partial=settings.allow_partial,
+        posture=settings.posture_when_unknown,
+        mc_status=settings.codes(days),
+        progress=progress,
+        prove=True,
+    )
+
+
 def verify(
     market: Market,
     settings: BacktestSettings,
@@ -52,8 +76,9 @@ def verify(
 ) -> Verified:
     """Decide n_days again through `Engine.step_bar`, each from the state at its start, and compare.
 
-    Compared are every field of every decision with the period engine's, the capital, and the canonical
-    record with what lies in the run's folder. Raises InvariantError naming day, bar and field.
+    market is what the run was decided on; all its bars are compared with the days' own files first. Then
+    every field of every decision is compared with the period engine's, the capital, and the canonical record
+    with what lies in the run's folder. Raises InvariantError naming day, bar and field.
     """
     journal = read_journal(settings.folder)
     try:
@@ -62,7 +87,9 @@ def verify(
                 f"{settings.folder}: was decided bar by bar; there is nothing to compare with"
             )
         n_bars = journal.last_bar() + 1
-        market = halted(market, journal)
+        proven = proven_market(CacheReader(journal.meta()["cache"]), settings)
+        _require_same(market, proven, n_bars)
+        market = halted(proven, journal)
         starts = market.day_starts().tolist()
         spans = {
             market.day_of(begin): (begin, min(end, n_bars))
@@ -80,6 +107,18 @@ def verify(
         return Verified(chosen, bars, trades)
     finally:
         journal.close()
+
+
+def _require_same(market: Market, proven: Market, n_bars: int) -> None:
+    """The bars decided are the cache's, bit for bit. Raises InvariantError with the first day that is not."""
+    for begin, end in pairwise(market.day_starts().tolist()):
+        for name in _SCANNED:
+            ours, theirs = (getattr(of, name)[begin : min(end, n_bars)] for of in (market, proven))
+            if ours.tobytes() != theirs.tobytes():
+                raise InvariantError(
+                    f"{market.day_of(begin)}: {name} of the mapped columns is not what the day's file holds;"
+                    " the columns are made anew, run the backtest again"
+                )
 
 
 def _compare_day(walk: Walk, day: str, end: int, journal: ColumnJournal) -> int:

@@ -12,9 +12,10 @@ _EPILOG = """example:
 
 Recomputes leverage, notional, exit fill, order-book edge and every cash flow in
 decimal arithmetic, compares entry and exit prices with the stored scans, and
-checks that bars, positions, trades and legs fit together. A backtest's prices
-are compared on every bar with its scan cache, where that is still there and the
-same; else they are not proved, and the last line says so.
+checks that bars, positions, trades and legs fit together, and that summary.json
+tells what the journal holds. A backtest's bars and prices are compared one by
+one with its scan cache, read again with its checksums, where that is still there
+and the same; else they are not proved, and the last line says so.
 Exit 0 only if nothing is found.
 """
 
@@ -30,8 +31,11 @@ def execute(args: argparse.Namespace) -> int:
     """Audit; 0 only if the ledger balances and nothing is found."""
     import json
 
+    from dolphin.backtest.folder import summary_of
     from dolphin.backtest.prices import prices_of_run
+    from dolphin.commands.telling import WorkDisplay
     from dolphin.domain.params import ParameterSet
+    from dolphin.host.finish import SUMMARY_FILE
     from dolphin.journal.audit import audit
     from dolphin.journal.bar_columns import read_journal
     from dolphin.market.scan_store import ScanStore
@@ -44,10 +48,20 @@ def execute(args: argparse.Namespace) -> int:
         params = ParameterSet(**json.loads(meta["parameters"]))
         has_scans = (folder / "arrow_scans").is_dir()
         price_of = prices_from_store(ScanStore(folder)) if has_scans else None
-        market = None if has_scans else prices_of_run(meta)
-        if market is not None:
-            price_of, has_scans = market.price_of, True
-        result = audit(journal, params, price_of, None if market is None else market.prices_at)
+        told = summary_of(folder) if (folder / SUMMARY_FILE).exists() else None
+        if has_scans:
+            result = audit(journal, params, price_of, told=told)
+        else:
+            with WorkDisplay(quiet=args.json) as display:
+                market = prices_of_run(
+                    meta, lambda done, total: display.progress("reading days", done, total, unit="day")
+                )
+            has_scans = market is not None
+            result = (
+                audit(journal, params, told=told)
+                if market is None
+                else audit(journal, params, market.price_of, market.prices_at, market.rows, told)
+            )
         events = [event for event in journal.events() if event[1] == "invariant"]
     finally:
         journal.close()

@@ -21,8 +21,9 @@ _EPILOG = """examples:
 
 Takes the folder of `backtest` or of `run`. Says what is another than it was
 then (code, versions, parameter set, data), repeats the run into a temporary
-folder, and compares the digest of all decisions, trades, cash flows and
-capital. Exit 0 only when the result is the same, bit for bit.
+folder (a backtest from the days' own files, with their checksums), and compares
+the digest of all decisions, trades, cash flows and capital. Exit 0 only when
+the result is the same, bit for bit.
 """
 
 
@@ -62,7 +63,13 @@ def execute(args: argparse.Namespace) -> int:
             display.progress("again", done, total)
 
         if "cache" in meta:
-            summary = again(folder, meta, out, on_progress)
+            summary = again(
+                folder,
+                meta,
+                out,
+                on_progress,
+                lambda done, total: display.progress("reading days", done, total, unit="day"),
+            )
         else:
             summary = _run_again(folder, meta, out, args.forewarner, on_progress)
         other = compare(folder, summary, out)

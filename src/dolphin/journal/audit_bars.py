@@ -48,6 +48,7 @@ def _check_record(record: Record, params: ParameterSet, bars: BarsSeen, result: 
         canonical = decision.canonical()
     except (TypeError, ValueError, struct.error, msgspec.DecodeError) as error:
         result.find(f"bar {bar}: the record cannot be read ({error})")
+        bars.rows.append((record.scan_number, record.timestamp_ns, math.nan))
         return
     if not whole:
         result.find(f"bar {bar}: the row is not the one that was written (its checksum differs)")
@@ -62,6 +63,7 @@ def _check_record(record: Record, params: ParameterSet, bars: BarsSeen, result: 
     wrong = no_money(decision)
     if wrong:
         result.find(f"bar {bar}: {wrong} is {getattr(decision, wrong)!r}")
+    bars.rows.append((record.scan_number, record.timestamp_ns, decision.vel_div))
     _check_position(decision, bars, result)
     if decision.action == ACTION_ENTER and not wrong:
         check_size(decision, params, bars.capital, result)

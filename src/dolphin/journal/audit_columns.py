@@ -58,6 +58,9 @@ def walk_columns(
     told: set[int] = set()
     for first, bars in journal.chunks():
         n = len(bars.action)
+        if not n:
+            result.find(f"{journal.bars_path.name}: a chunk without a bar lies before bar {first}")
+            continue
         result.bars += n
         _check_times(first, bars, held, result)
         event = np.flatnonzero((bars.action == ACTION_ENTER) | (bars.action == ACTION_EXIT))

@@ -43,6 +43,11 @@ def check_edges(params: ParameterSet, bars: BarsSeen, result: AuditResult) -> No
 def check_trades(
     journal: Journal, params: ParameterSet, price_of: PriceOf | None, bars: BarsSeen, result: AuditResult
 ) -> None:
+    """Every trade follows from its entry and exit decisions, its legs from the fills, the balance from both.
+
+    A trade without its decisions, an exit without its trade and legs without a trade are findings; with
+    price_of, so is a price that is not its scan's.
+    """
     flows = _flows(journal, result)
     exits = dict(bars.exits)
     result.initial = Decimal(repr(params.initial_capital))

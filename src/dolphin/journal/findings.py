@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import NamedTuple
 
+from dolphin.domain.bar import FloatArray, IntArray
 from dolphin.domain.codes import ACTION_ENTER, ACTION_HOLD, ACTION_NONE
 from dolphin.domain.decision import Decision
 
@@ -18,6 +20,14 @@ ROUNDING = Decimal("1e-12")
 
 #: (scan_number, asset) → price in USDT, or None when the store has no such scan, or none with that asset.
 PriceOf = Callable[[int, str], float | None]
+
+
+class MarketRows(NamedTuple):
+    """Scan numbers, times (ns) and vel_div (1/s) of consecutive scans, each array (n,)."""
+
+    scan_number: IntArray
+    timestamp_ns: IntArray
+    vel_div: FloatArray
 
 
 @dataclass(slots=True)
@@ -36,6 +46,7 @@ class AuditResult:
 
     @property
     def balanced(self) -> bool:
+        """Whether nothing at all was found."""
         return self.findings_total == 0
 
     def find(self, text: str) -> None:
@@ -52,6 +63,8 @@ class BarsSeen:
     entries: dict[int, Decision] = field(default_factory=dict)
     exits: dict[int, Decision] = field(default_factory=dict)
     closes: dict[str, float] = field(default_factory=dict)
+    #: (scan number, time, vel_div) of each bar of a journal of every bar.
+    rows: list[tuple[int, int, float]] = field(default_factory=list)
     held: Decision | None = None
     expected: int = 0
     last_ns: int = -1

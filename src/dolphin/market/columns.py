@@ -6,8 +6,11 @@ Beside the days, in `scan_cache/.columns/<universe id>/`, lies one raw file per 
 manifest, in their order. A day is checked as a backtest checks it, then its rows are put at their place; from
 then on it costs no reading: the arrays are views of the page cache.
 
-1. Only checked days are mapped. A day whose SHA-256 in the manifest differs from the one recorded here is
-   made anew, and a day whose file was touched is checked again.
+1. Only days that were checked are mapped: one whose SHA-256 in the manifest differs from the one recorded
+   here, or whose file has another size or time, is checked and made anew. The raw files themselves carry no
+   digest: whoever changes them changes what an ordinary backtest reads, and it will not notice. With `prove`
+   every row is compared, bit for bit, with its day's file, whose SHA-256 is the manifest's; where anything
+   differs all is made anew. Whatever proves a result (`audit`, `--verify`, `reproduce`) opens them so.
 2. The index names a day only after its rows are on the disk; the place of its rows never changes in one
    generation of files, and other layouts are another generation. So a kill, a deletion of the folder, and
    several processes at once are all safe; arrays that are mapped keep what they showed.
@@ -132,21 +135,23 @@ class Columns:
         days: Sequence[str] | None = None,
         allow_partial: bool = False,
         progress: OnDay | None = None,
+        prove: bool = False,
     ) -> Columns:
         """The columns of a cache.
 
         Parameters
         ----------
         days : dates `YYYY-MM-DD` in their order; None: all. allow_partial : take days that are half built or
-            have holes, with a note each. progress : called with the days that were made and how many are to
-            be, where any are.
+            have holes, with a note each. progress : called with the days that were read and how many are to
+            be, where any are. prove : read every day and compare it with what is mapped; seconds for a year.
 
         Raises
         ------
         PartialDayError
             For a day that `CacheReader.check` refuses.
         DataError
-            For a day that is not there or cannot be read, and where numbers or times do not grow.
+            For a day that is not there or cannot be read, and where numbers or times do not grow; with prove
+            also for an allowed day whose file is not the manifest's.
         """
         chosen = _chosen(reader, days)
         on_day = progress or (lambda done, total: None)
@@ -155,9 +160,13 @@ class Columns:
         found: tuple[list[_Day], Arrays] | None = None
         if every[first : last + 1] == chosen:
             with contextlib.suppress(OSError, _MemoryOnlyError):
-                found = _Files(reader).open(chosen, allow_partial, on_day)
+                files = _Files(reader)
+                opened = files.prove if prove else files.open
+                found = opened(chosen, allow_partial, on_day)
         mapped = found is not None
         places, arrays = found or _in_memory(reader, chosen, allow_partial, on_day)
+        if prove:
+            _require_content(reader.folder, places)
         _require_growth(reader.folder, places)
         for array in arrays.values():
             array.setflags(write=False)
@@ -302,6 +311,15 @@ def _shapes(reader: CacheReader, n_rows: int) -> list[tuple[str, type, tuple[int
     return [*shapes, ("prices", np.float64, (n_rows, n)), ("stale", np.bool_, (n_rows, n))]
 
 
+def _require_content(folder: Path, places: list[_Day]) -> None:
+    """Every day is the one of its manifest. Raises DataError that names the first other one."""
+    other = next((place.day for place in places if OTHER_CONTENT in place.faults), None)
+    if other is not None:
+        raise DataError(
+            f"{folder / f'{other}.parquet'}: {OTHER_CONTENT}, so it proves nothing; build {other} again"
+        )
+
+
 def _require_growth(folder: Path, places: list[_Day]) -> None:
     """Numbers and times grow from day to day. Raises DataError that names both days."""
     for before, after in pairwise(places):
@@ -332,6 +350,11 @@ def _notes(reader: CacheReader, places: list[_Day]) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _bytes_of(values: Any) -> Any:
+    """An array's bytes, so that NaN and the sign of zero count too."""
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+
+
 class _Files:
     """The raw files of one cache."""
 
@@ -354,6 +377,38 @@ class _Files:
         with self._locked(fcntl.LOCK_EX):
             index = self._make(self._index(), chosen, allow_partial, on_day)
             return self._map(index, chosen)
+
+    def prove(self, chosen: tuple[str, ...], allow_partial: bool, on_day: OnDay) -> tuple[list[_Day], Arrays]:
+        """As `open`, after a comparison of every row with its day's file; files that differ are made anew.
+
+        Raises what `open` raises; _MemoryOnlyError where files that differ cannot be replaced.
+        """
+        found = self.open(chosen, allow_partial, on_day)
+        if self._equal(*found, allow_partial, on_day):
+            return found
+        with self._locked(fcntl.LOCK_EX) as writable:
+            if not writable:
+                raise _MemoryOnlyError
+            (self._folder / INDEX).unlink(missing_ok=True)  # the next generation is made from the days' files
+        found = self.open(chosen, allow_partial, on_day)
+        if not self._equal(*found, allow_partial, on_day):
+            raise _MemoryOnlyError
+        return found
+
+    def _equal(self, places: list[_Day], arrays: Arrays, allow_partial: bool, on_day: OnDay) -> bool:
+        """Whether index and mapped rows are what the days' files hold now, bit for bit."""
+        at = 0
+        for k, place in enumerate(places):
+            read, rows = _load(self._reader, place.day, allow_partial)
+            if read != place:
+                return False
+            for name, values in rows.items():
+                mapped = arrays[name][at : at + place.rows]
+                if not np.array_equal(_bytes_of(mapped), _bytes_of(values)):
+                    return False
+            at += place.rows
+            on_day(k + 1, len(places))
+        return True
 
     @contextlib.contextmanager
     def _locked(self, kind: int) -> Iterator[bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -19,17 +20,20 @@ from backtest_market import write_cache
 from dolphin.backtest import market as market_module
 from dolphin.backtest.prices import MarketPrices, prices_of_run
 from dolphin.backtest.replay import replay
-from dolphin.backtest.reproduce import again
+from dolphin.backtest.reproduce import again, compare
 from dolphin.backtest.settings import BacktestSettings, RecordedVerdict
 from dolphin.backtest.verify import sample_days, verify
 from dolphin.backtest.whole import Progress, backtest, prepare
+from dolphin.domain.clock import day_from_ns
 from dolphin.domain.codes import ACTION_HOLD, HIBERNATE, MC_RED, REASONS, STALKER
 from dolphin.domain.errors import DataError, InvariantError, StoreError
 from dolphin.domain.params import GOLD, GREEN, NAMED_SETS, ParameterSet
 from dolphin.journal.audit import audit
 from dolphin.journal.bar_columns import BARS_FILE, ColumnJournal, read_journal
-from dolphin.journal.ledger import Ledger
+from dolphin.journal.findings import MarketRows
+from dolphin.journal.ledger import ClosedTrade, Ledger, usdt
 from dolphin.journal.store import Journal
+from dolphin.market.columns import Columns
 from dolphin.market.scan_cache import CacheReader
 
 #: What two engines may tell differently of the same run.
@@ -211,12 +215,21 @@ def done(long_cache: CacheReader, settings: BacktestSettings) -> Path:
     return settings.folder
 
 
+def read_trades(folder: Path) -> list[ClosedTrade]:
+    journal = read_journal(folder)
+    try:
+        return journal.trades()
+    finally:
+        journal.close()
+
+
 def findings(folder: Path, params: ParameterSet = LOOSE) -> list[str]:
     journal = read_journal(folder)
     try:
         found = prices_of_run(journal.meta())
         assert found is not None
-        return audit(journal, params, found.price_of, found.prices_at).findings
+        told = json.loads((folder / "summary.json").read_text())
+        return audit(journal, params, found.price_of, found.prices_at, found.rows, told).findings
     finally:
         journal.close()
 
@@ -237,7 +250,8 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], None], told: bool =
     pq.write_table(pa.table(arrays, schema=table.schema), path)
     if told:
         journal = ColumnJournal.open(folder / "journal.db")
-        journal.set_meta({"bars_sha256": journal.bars_sha256()})
+        rows = len(columns["timestamp_ns"])
+        journal.set_meta({"bars_sha256": journal.bars_sha256(), "bars_rows": str(rows)})
         journal.set_meta({"decisions_sha256": journal.decisions_sha256()})
         journal.close()
 
@@ -257,6 +271,11 @@ def set_at(name: str, value: Any, of: Callable[[dict[str, Any]], int] = held_bar
 def cut(columns: dict[str, Any]) -> None:
     for name in columns:
         columns[name] = columns[name][:-5]
+
+
+def one_more(columns: dict[str, Any]) -> None:
+    for name in columns:
+        columns[name] = np.append(columns[name], columns[name][-1:])
 
 
 def a_price_and_its_equity(columns: dict[str, Any]) -> None:
@@ -289,7 +308,17 @@ CHANGES: dict[str, tuple[Any, str]] = {
     ),
     "a time": (set_at("timestamp_ns", 5, lambda c: 40), "does not come after"),
     "a scan number": (set_at("scan_number", 3, lambda c: 40), "does not come after"),
-    "missing last bars": (cut, "were written"),
+    "missing last bars": (cut, r"the run is finished with 1095 bars, the market has 1100"),
+    "a signal": (set_at("vel_div", 0.5, lambda c: 2), "bar 2: its vel_div is 0.5, the market has"),
+    "a signal's last bit": (
+        set_at("vel_div", lambda v: np.nextafter(v, 1.0), lambda c: 2),
+        "bar 2: its vel_div is",
+    ),
+    "a time that still grows": (
+        set_at("timestamp_ns", lambda v: v + 1, lambda c: 2),
+        "bar 2: its timestamp_ns is",
+    ),
+    "a bar more": (one_more, "1101 bars, the market has 1100"),
 }
 
 
@@ -298,12 +327,106 @@ def test_a_changed_column_is_found_though_its_digests_are_right(case: str, done:
     change, text = CHANGES[case]
     rewrite(done, change)
     found = findings(done)
-    assert any(text in line for line in found), found
+    assert any(re.search(text, line) for line in found), found
 
 
 def test_a_file_that_is_another_is_found(done: Path) -> None:
-    rewrite(done, set_at("vel_div", 0.5, lambda c: 2), told=False)
+    rewrite(done, lambda columns: None, told=False)
     assert findings(done) == ["bars.parquet: is not the file that was written (its SHA-256 differs)"]
+
+
+def cut_everything(folder: Path, keep: int, summary: bool) -> None:
+    """The run as if it had ended after `keep` bars, in every row, digest and (summary) figure."""
+
+    def shorter(columns: dict[str, Any]) -> None:
+        for name in columns:
+            columns[name] = columns[name][:keep]
+
+    with sqlite3.connect(folder / "journal.db") as db:
+        gone = "(SELECT trade_id FROM trades WHERE exit_bar >= ?)"
+        db.execute(f"DELETE FROM cash_flows WHERE trade_id IN {gone}", (keep,))
+        db.execute("DELETE FROM trades WHERE exit_bar >= ?", (keep,))
+        db.execute("DELETE FROM decisions WHERE bar_idx >= ?", (keep,))
+        stamp = pq.read_table(folder / BARS_FILE).column("timestamp_ns")[keep - 1].as_py()
+        db.execute("DELETE FROM days WHERE date >= ?", (day_from_ns(stamp),))
+    db.close()
+    rewrite(folder, shorter)
+    if summary:
+        journal = read_journal(folder)
+        told = json.loads((folder / "summary.json").read_text())
+        told["capital"] = float(usdt(sum(amount for _, _, amount in journal.cash_flows())) + 25_000)
+        told |= {
+            "scans": keep,
+            "trades": len(journal.trades()),
+            "decisions_sha256": journal.decisions_sha256(),
+        }
+        (folder / "summary.json").write_text(json.dumps(told))
+        journal.close()
+
+
+def test_a_run_that_is_cut_off_consistently_is_found_by_its_market(done: Path) -> None:
+    exits = [trade.exit_bar for trade in read_trades(done)]
+    keep = exits[len(exits) // 2] + 1
+    cut_everything(done, keep, summary=True)
+    assert findings(done) == [f"the run is finished with {keep} bars, the market has 1100"]
+    journal = ColumnJournal.open(done / "journal.db")
+    journal.set_meta({"status": "interrupted"})
+    journal.close()
+    told = json.loads((done / "summary.json").read_text())
+    (done / "summary.json").write_text(json.dumps({**told, "interrupted": True}))
+    assert findings(done) == []
+
+
+def test_a_run_that_is_cut_off_without_its_summary_is_found_by_it(done: Path) -> None:
+    before = json.loads((done / "summary.json").read_text())
+    trades = read_trades(done)
+    keep = trades[len(trades) // 2].exit_bar + 1
+    cut_everything(done, keep, summary=False)
+    found = findings(done)
+    assert [line.split(",")[0] for line in found] == [
+        f"the run is finished with {keep} bars",
+        "summary.json tells scans 1100",
+        f"summary.json tells trades {before['trades']}",
+        f"summary.json tells capital {before['capital']!r}",
+        f"summary.json tells decisions_sha256 {before['decisions_sha256']!r}",
+    ]
+
+
+def test_bars_in_a_journal_of_every_bar_are_the_market_s(
+    long_cache: CacheReader, settings: BacktestSettings
+) -> None:
+    _, folder = bar_by_bar(long_cache, settings)
+    assert findings(folder) == []
+    journal = read_journal(folder)
+    market = prices_of_run(journal.meta())
+    assert market is not None
+    rows = market.rows
+    longer = MarketRows(*(np.append(values, values[-1:] + 1) for values in rows))
+    shorter = MarketRows(*(values[:-1] for values in rows))
+    other = rows._replace(vel_div=np.where(np.arange(1100) == 7, -rows.vel_div, rows.vel_div))
+    for changed, text in (
+        (longer, "the run is finished with 1100 bars, the market has 1101"),
+        (shorter, "1100 bars, the market has 1099"),
+        (other, "bar 7: its vel_div is "),
+    ):
+        (found,) = audit(journal, LOOSE, rows=changed).findings
+        assert found.startswith(text)
+    journal.close()
+
+
+def test_a_chunk_without_a_bar_is_a_finding(done: Path) -> None:
+    table = pq.read_table(done / BARS_FILE)
+    with pq.ParquetWriter(done / BARS_FILE, table.schema) as writer:
+        writer.write_table(table.slice(0, 0))
+        writer.write_table(table)
+        writer.write_table(table.slice(0, 0))
+    journal = ColumnJournal.open(done / "journal.db")
+    journal.set_meta({"bars_sha256": journal.bars_sha256()})
+    journal.close()
+    assert findings(done) == [
+        "bars.parquet: a chunk without a bar lies before bar 0",
+        "bars.parquet: a chunk without a bar lies before bar 1100",
+    ]
 
 
 TAMPERED = {
@@ -387,6 +510,58 @@ def test_verify_reads_what_lies_in_the_folder(
     rewrite(done, set_at("price", lambda v: v + 1.0))
     with pytest.raises(InvariantError, match="is another than step_bar gives"):
         verify(prepare_again(long_cache, settings), settings, 99)
+
+
+@pytest.fixture
+def false_columns(long_cache: CacheReader) -> CacheReader:
+    """A cache whose mapped prices fall by a third, though its days' files do not."""
+    columns = Columns.open(long_cache)
+    assert columns.mapped
+    (raw,) = (long_cache.folder / ".columns").rglob("prices")
+    prices = np.fromfile(raw).reshape(columns.prices.shape)
+    prices[:, 1:] *= np.linspace(1.0, 0.66, len(prices))[:, None]
+    raw.write_bytes(prices.tobytes())
+    return long_cache
+
+
+def test_a_run_on_false_columns_is_not_proved(
+    false_columns: CacheReader, settings: BacktestSettings, tmp_path: Path
+) -> None:
+    """The ordinary backtest is deceived; audit, --verify and a repetition each find it on their own."""
+    ready = prepare(false_columns, settings)
+    summary = backtest(false_columns, settings, ready=ready)
+    truth, _ = bar_by_bar(false_columns, settings)
+    assert summary["ledger_balanced"]
+    assert summary["decisions_sha256"] != truth["decisions_sha256"]
+    lies = {
+        path: path.read_bytes() for path in (false_columns.folder / ".columns").rglob("*") if path.is_file()
+    }
+
+    def lie_again() -> None:
+        shutil.rmtree(false_columns.folder / ".columns")
+        for path, content in lies.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+    assert any("scan" in line and "says" in line for line in findings(settings.folder))
+    lie_again()
+    with pytest.raises(InvariantError, match="prices of the mapped columns is not what the day's file holds"):
+        verify(ready.market, settings, 1)
+    lie_again()
+    meta = read_meta(settings.folder)
+    repeated = again(settings.folder, meta, tmp_path / "again")
+    assert repeated["decisions_sha256"] == truth["decisions_sha256"]
+    assert compare(settings.folder, repeated, tmp_path / "again")
+    healed = backtest(false_columns, replace(settings, folder=tmp_path / "healed"))
+    assert healed["decisions_sha256"] == truth["decisions_sha256"]
+
+
+def read_meta(folder: Path) -> dict[str, str]:
+    journal = read_journal(folder)
+    try:
+        return journal.meta()
+    finally:
+        journal.close()
 
 
 def test_a_sample_has_the_first_and_the_last_day() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -18,6 +19,7 @@ from test_scan_cache import INTERVAL, SYMBOLS, T0, build, day_of_scans, make_sca
 
 from dolphin.domain.clock import NS_PER_DAY
 from dolphin.domain.errors import DataError
+from dolphin.market import columns as columns_module
 from dolphin.market.columns import Columns, period_inputs
 from dolphin.market.scan_cache import CacheReader, PartialDayError
 
@@ -397,3 +399,69 @@ def test_damage_of_the_files_is_made_good(cache, damage):
     require_twin(again, CacheReader(cache))
     if damage != "cut":
         require_twin(first, CacheReader(cache))
+
+
+# -- proof -----------------------------------------------------------------------------------------------
+
+
+def flip(path, at):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", [*SERIES, "prices", "stale"])
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_changed_bit_of_any_column_is_found_on_proof_and_made_anew(cache, name, place):
+    Columns.open(CacheReader(cache))
+    (raw,) = (cache / "scan_cache/.columns").rglob(name)
+    flip(raw, place)
+    deceived = Columns.open(CacheReader(cache))
+    told = []
+    proved = Columns.open(CacheReader(cache), progress=lambda *day: told.append(day), prove=True)
+    assert told[-1] == (3, 3)
+    require_twin(proved, CacheReader(cache))
+    require_twin(Columns.open(CacheReader(cache)), CacheReader(cache))
+    assert getattr(deceived, name).tobytes() != getattr(proved, name).tobytes()  # what is mapped stays
+
+
+def test_a_changed_index_is_found_on_proof(cache):
+    Columns.open(CacheReader(cache))
+    (index,) = (cache / "scan_cache/.columns").rglob("index.json")
+    record = json.loads(index.read_text())
+    record["days"][1]["last"][0] += 1
+    index.write_text(json.dumps(record))
+    require_twin(Columns.open(CacheReader(cache), prove=True), CacheReader(cache))
+    assert json.loads(index.read_text())["generation"] == 2
+
+
+def test_honest_columns_are_only_read_on_proof(cache):
+    Columns.open(CacheReader(cache))
+    before = raw_files(cache)
+    proved = Columns.open(CacheReader(cache), DAYS[1:], prove=True)
+    assert proved.mapped
+    require_twin(proved, CacheReader(cache), DAYS[1:])
+    assert raw_files(cache) == before
+
+
+def test_a_day_that_is_not_the_manifest_s_proves_nothing(cache):
+    path = cache / "scan_cache" / f"{DAYS[1]}.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table, path, compression="none")  # the same rows, another file
+    Columns.open(CacheReader(cache), allow_partial=True)
+    words = rf"{DAYS[1]}\.parquet: its content is not .* build {DAYS[1]} again"
+    with pytest.raises(DataError, match=words) as caught:
+        Columns.open(CacheReader(cache), allow_partial=True, prove=True)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(PartialDayError):
+        Columns.open(CacheReader(cache), prove=True)
+
+
+def test_proof_without_a_place_for_files_is_in_memory(cache, monkeypatch):
+    Columns.open(CacheReader(cache))
+    (raw,) = (cache / "scan_cache/.columns").rglob("prices")
+    flip(raw, 0)
+    monkeypatch.setattr(columns_module._Files, "_locked", lambda self, kind: contextlib.nullcontext(False))
+    proved = Columns.open(CacheReader(cache), prove=True)
+    assert not proved.mapped
+    require_twin(proved, CacheReader(cache))
