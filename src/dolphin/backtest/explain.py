@@ -2,7 +2,7 @@
 
 Entry point: `explain`. The result is plain values, for people (`dolphin.commands.explain`) and machines.
 Gates stand in the order in which the engine asks them; the first that is shut decides, and those after it are
-shown as they would have answered.
+shown as they would have answered. Those that this run did not ask say so, and neither passed nor failed.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from dolphin.domain.codes import (
     DC_NEUTRAL,
     DIRECT,
     IRP_ACTIONS,
+    MC_RED,
     MC_STATUSES,
     POSTURES,
     REASON_NONE,
@@ -50,6 +51,7 @@ from dolphin.domain.codes import (
     STALKER,
 )
 from dolphin.domain.decision import Decision
+from dolphin.domain.errors import plural
 from dolphin.domain.symbols import BTC
 from dolphin.engine import state as st
 from dolphin.engine.entry import recent_results
@@ -94,15 +96,22 @@ def explain(run: Run, bar: int, *, with_flips: bool = True) -> Told:
     return told
 
 
-def _gate(name: str, value: Any, rule: str, threshold: Any, passed: bool, margin: float | None) -> Told:
-    """One gate: margin is how far the value is inside, negative where it is shut."""
+def _gate(
+    name: str, value: Any, needs: str, threshold: Any, passed: bool | None, margin: float | None, rule: str
+) -> Told:
+    """One gate: what keeps it open in words (`needs`, before the threshold where there is one), and its rule.
+
+    passed is None for a gate that is not asked; margin is how far the value is inside, negative where it is
+    shut.
+    """
     return {
         "gate": name,
         "value": value,
-        "rule": rule,
+        "needs": needs,
         "threshold": threshold,
         "margin": margin,
-        "passed": bool(passed),
+        "passed": None if passed is None else bool(passed),
+        "rule": rule,
     }
 
 
@@ -116,11 +125,11 @@ def _entry(moment: Moment, decision: Decision) -> Told:
     ranking, chosen, survivors = _ranking(moment, p, s)
     symbols = moment.walk.market.symbols
     gates = _first_gates(moment, decision, p, s, valid)
-    rule = "an asset, selection is off: BTCUSDT"
+    needs, rule = "BTCUSDT, fresh", "selection is off in this set: BTCUSDT or nothing"
     if p.use_selection:
-        rule = "an asset that ranks, DIRECT, fresh, allowed"
+        needs, rule = "one that ranks", "the first of the ranking that is DIRECT, fresh and not excluded"
     name = "none" if chosen == st.NONE else symbols[chosen]
-    gates.append(_gate("asset", name, rule, None, chosen != st.NONE, None))
+    gates.append(_gate("asset", name, needs, None, chosen != st.NONE, None, rule))
     told: Told = {
         "signal": {
             "valid": bool(valid),
@@ -137,14 +146,10 @@ def _entry(moment: Moment, decision: Decision) -> Told:
     if chosen != st.NONE:
         confirmation = _confirmation(p, s, chosen)
         told["confirmation"] = confirmation
-        shut = confirmation["status"] == DC_NAMES[DC_CONTRADICT] and p.dc_skip
-        limit = p.dc_min_bps
-        against = confirmation["change_bps"]
-        margin = None if against is None else limit + against * p.direction
-        rule = f"the price does not run against by more than {limit:g} bps in {p.dc_lookback} bars"
-        gates.append(_gate("direction confirmation", against, rule, limit, not shut, margin))
+        gates.append(_confirmation_gate(p, confirmation))
         told |= _size(moment, decision, p, s, confirmation)
-    gates.append(_gate("order books", decision.books, "no persistent contradiction", None, True, None))
+    # A run with order books is refused by `open_run`: what they said is not kept.
+    gates.append(_gate("order books", decision.books, "", None, None, None, "the run had none to ask"))
     return told
 
 
@@ -162,37 +167,85 @@ def _first_gates(
     refusal = moment.refusal()
     capital = float(s.floats[st.CAPITAL])
     posture = int(s.ints[st.POSTURE])
+    quiet = "standard deviation of BTCUSDT's returns"
+    if deviation is None:
+        quiet = f"open without a price of BTCUSDT or with fewer than {PRICES_MIN}"
     return [
-        _gate("signal", decision.vel_div, f"vel_div {side} the threshold", p.threshold, valid, beyond),
+        _gate(
+            "signal", decision.vel_div, side, p.threshold, valid, beyond, f"vel_div {side} vel_div_threshold"
+        ),
         _gate(
             "after an exit",
-            last_exit if last_exit >= 0 else None,
-            "not on the bar of an exit",
+            last_exit if last_exit >= 0 else "no exit yet",
+            "before bar",
             moment.bar,
             moment.bar > last_exit,
             None if last_exit < 0 else float(moment.bar - last_exit),
+            "no entry on the bar of an exit",
         ),
         _gate(
             "forewarner",
             MC_STATUSES[int(s.ints[st.MC_STATUS])],
-            "not RED",
-            "RED",
+            "not",
+            MC_STATUSES[MC_RED],
             s.ints[st.RED_HALT] != 1,
             None,
+            "its status at the start of the day",
         ),
-        _gate("posture", POSTURES[posture], "APEX or STALKER", POSTURES[STALKER], posture <= STALKER, None),
-        _gate("warm-up", count, "bars seen", p.lookback, count >= p.lookback, float(count - p.lookback)),
+        _gate(
+            "posture",
+            POSTURES[posture],
+            "APEX or",
+            POSTURES[STALKER],
+            posture <= STALKER,
+            None,
+            "entries in APEX and STALKER only",
+        ),
+        _gate(
+            "warm-up",
+            count,
+            "at least",
+            p.lookback,
+            count >= p.lookback,
+            float(count - p.lookback),
+            "bars seen, this one among them",
+        ),
         _gate(
             "volatility",
             deviation,
-            "std of BTC's returns above the threshold",
+            "above",
             limit,
             decision.vol_ok,
             None if deviation is None else deviation - limit,
+            quiet,
         ),
-        _gate("host", REASONS[refusal], "no refusal of the host's", None, refusal == REASON_NONE, None),
-        _gate("capital", capital, "above 0 USDT", 0.0, capital > 0.0, capital),
+        _gate(
+            "host",
+            "nothing" if refusal == REASON_NONE else REASONS[refusal],
+            "nothing",
+            None,
+            refusal == REASON_NONE,
+            None,
+            "what the host refuses for: a late scan, a halted ledger",
+        ),
+        _gate("capital", capital, "above", 0.0, capital > 0.0, capital, "USDT"),
     ]
+
+
+def _confirmation_gate(p: st.StepParams, confirmation: Told) -> Told:
+    """Direction confirmation as a gate; not asked where the set does not let it refuse."""
+    name, change = "direction confirmation", confirmation["change_bps"]
+    if not confirmation["used"]:
+        return _gate(name, change, "", None, None, None, "off in this set")
+    if not p.dc_skip:
+        rule = "a contradiction changes the size and refuses nothing in this set"
+        return _gate(name, change, "", None, None, None, rule)
+    needs, limit = ("at most", p.dc_min_bps) if p.direction < 0 else ("at least", -p.dc_min_bps)
+    rule = f"change of the asset's price in {plural(p.dc_lookback, 'bar')}, bps"
+    if change is None:
+        return _gate(name, None, needs, limit, True, None, "open with too few prices")
+    passed = confirmation["status"] != DC_NAMES[DC_CONTRADICT]
+    return _gate(name, change, needs, limit, passed, p.dc_min_bps + change * p.direction, rule)
 
 
 def _deviation(moment: Moment) -> float | None:
@@ -388,46 +441,39 @@ def _judged(moment: Moment, decision: Decision) -> Told:
     pnl, tp, sl = decision.pnl_pct, decision.tp, decision.sl
     guard = -0.95 / leverage if p.liquidation_guard else None
     on_bar = moment.on_bar()
-    run = int(on_bar.ints[st.ADVERSE_RUN])
+    calmed = bool(on_bar.ints[st.ACB_FLAG] == 1)
     tests = [
         _gate(
             "hibernate",
             POSTURES[inputs_posture],
-            "exit in HIBERNATE",
-            "HIBERNATE",
+            "not",
+            POSTURES[codes.HIBERNATE],
             inputs_posture != codes.HIBERNATE,
             None,
+            "exit in HIBERNATE",
         ),
         _gate(
             "breaker calmed",
-            bool(on_bar.ints[st.ACB_FLAG]),
-            "exit once after it",
+            "yes" if calmed else "no",
+            "no",
             None,
-            on_bar.ints[st.ACB_FLAG] != 1,
+            not calmed,
             None,
+            "exit once the breaker has come back to normal",
         ),
-        _gate(
-            "liquidation guard",
-            pnl,
-            "exit at or below -0.95 / leverage" if guard is not None else "off in this set",
-            guard,
-            guard is None or pnl > guard,
-            None if guard is None else pnl - guard,
-        ),
-        _gate("take profit", pnl, "exit at or above", tp, pnl < tp, tp - pnl),
-        _gate("stop loss", pnl, "exit at or below", -sl, pnl > -sl, pnl + sl),
-        _gate("adverse turn", run, "off in every named set", 3, True, None),
+        _guard(pnl, guard),
+        _gate("take profit", pnl, "below", tp, pnl < tp, tp - pnl, "exit at or above fixed_tp_pct"),
+        _gate("stop loss", pnl, "above", -sl, pnl > -sl, pnl + sl, "exit at or below -stop_pct"),
         _gate(
             "max hold",
             decision.bars_held,
-            "exit at or above, in bars",
+            "below",
             decision.max_hold,
             decision.bars_held < decision.max_hold,
             float(decision.max_hold - decision.bars_held),
+            "bars held, exit at or above max_hold_bars",
         ),
     ]
-    if moment.walk.options is None or not moment.walk.options.vd_enabled:
-        tests = [test for test in tests if test["gate"] != "adverse turn"]
     told: Told = {
         "position": {
             "asset": decision.asset,
@@ -468,3 +514,11 @@ def _judged(moment: Moment, decision: Decision) -> Told:
             "net": decision.net,
         }
     return told
+
+
+def _guard(pnl: float, limit: float | None) -> Told:
+    """The liquidation guard at a profit (fraction of the entry price); a limit of None: it is off."""
+    name = "liquidation guard"
+    if limit is None:
+        return _gate(name, pnl, "", None, None, None, "off in this set")
+    return _gate(name, pnl, "above", limit, pnl > limit, pnl - limit, "exit at or below -0.95 / leverage")

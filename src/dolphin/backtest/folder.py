@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from dolphin.backtest.market import Market, Walk, market_of_cache
-from dolphin.domain.codes import LEDGER_HALT, MC_STATUSES, REASON_NONE, posture_code
+from dolphin.domain.bar import IntArray
+from dolphin.domain.codes import LEDGER_HALT, MC_STATUSES, REASON_NONE, STALE_SCAN, posture_code
+from dolphin.domain.decision import Decision
 from dolphin.domain.errors import DataError, nearest, plural
 from dolphin.domain.params import ParameterSet
 from dolphin.domain.scan import row_from_scan
@@ -197,19 +199,34 @@ def _stored_market(folder: Path, journal: Journal) -> Market:
         beta=said("beta"),
         mc_status=said("mc_status", np.int64),
         esof_mult=said("esof_mult"),
-        refusal=np.array(
-            [d.reason if d.reason in HOST_REFUSALS else REASON_NONE for d in decisions], np.int64
-        ),
+        refusal=_refusals(decisions, journal),
     )
 
 
+def _refusals(decisions: list[Decision], journal: Journal) -> IntArray:
+    """The host's own reason against an entry on each bar, (n,); `halted` adds that of the ledger.
+
+    A decision tells it only where it decided; that a scan came too late stands in the events in any case.
+    """
+    late = {stamp for stamp, kind, _ in journal.events() if kind == "stale_scan"}
+    said = [d.reason if d.reason in HOST_REFUSALS else REASON_NONE for d in decisions]
+    refusals: IntArray = np.array(
+        [STALE_SCAN if d.timestamp_ns in late else code for d, code in zip(decisions, said, strict=True)],
+        np.int64,
+    )
+    return refusals
+
+
 def halted(market: Market, journal: Journal) -> Market:
-    """The market with the refusals of a backtest whose ledger refused a trade."""
+    """The market with no entry after the bar on which the ledger refused a trade, for LEDGER_HALT.
+
+    The decisions alone do not tell it: a bar without a signal has another reason.
+    """
     stamps = [stamp for stamp, kind, _ in journal.events() if kind == "invariant"]
-    if not stamps or market.refusal is not None:
+    if not stamps:
         return market
-    refusal = np.full(len(market), REASON_NONE, np.int64)
-    refusal[int(np.searchsorted(market.timestamp_ns, stamps[0])) + 1 :] = LEDGER_HALT
+    refusal = np.full(len(market), REASON_NONE, np.int64) if market.refusal is None else market.refusal.copy()
+    refusal[int(np.searchsorted(market.timestamp_ns, min(stamps))) + 1 :] = LEDGER_HALT
     return replace(market, refusal=refusal)
 
 

@@ -1,7 +1,8 @@
 """Two futures of one run: from a bar on, as it was and with other parameters.
 
 Entry points: `changed`, `fork`. State and open position at the bar are those of the run for both; what is
-closed later is judged, and what is opened is sized, under each one's own parameters.
+closed later is judged, and what is opened is sized, under each one's own parameters. What the host refused
+then (late scans, everything after the ledger refused a trade) it refuses in both.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ copy of that state, with every number moved until the action is another.
 """
 
 _WIDTH = 26
+_NEEDS = 21
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,20 +119,22 @@ def _value(value: Any) -> str:
 
 def _gates(gates: Sequence[Mapping[str, Any]], in_position: bool) -> list[str]:
     """One line a gate; the first that is shut is the one that decided."""
+    head = "held while" if in_position else "needed"
     out = [
-        f"  {'tests' if in_position else 'gates':9}  {'':{_WIDTH}}{'value':>14}{'limit':>14}{'margin':>12}"
+        f"  {'tests' if in_position else 'gates':9}  {'':{_WIDTH}}{'value':>14}{head:>{_NEEDS}}{'margin':>12}"
     ]
     decided = False
     for gate in gates:
-        mark = "ok  " if gate["passed"] else ("EXIT" if in_position else "SHUT")
+        mark = {True: "ok", False: "EXIT" if in_position else "SHUT", None: "-"}[gate["passed"]]
         note = ""
-        if not gate["passed"] and not decided:
+        if gate["passed"] is False and not decided:
             decided, note = True, "  <- this decided"
+        needs = gate["needs"]
+        if gate["threshold"] is not None:
+            needs = f"{needs} {_value(gate['threshold'])}"
         margin = "" if gate["margin"] is None else f"{gate['margin']:+.4g}"
-        out.append(
-            f"    {mark}     {gate['gate']:{_WIDTH}}{_value(gate['value']):>14}"
-            f"{_value(gate['threshold']):>14}{margin:>12}{note}"
-        )
+        line = f"    {mark:4}     {gate['gate']:{_WIDTH}}{_value(gate['value']):>14}{needs:>{_NEEDS}}"
+        out.append(f"{line}{margin:>12}{note}".rstrip())
         out.append(f"             {gate['rule']}")
     return out
 

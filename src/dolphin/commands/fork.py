@@ -19,6 +19,9 @@ _EPILOG = """examples:
   dolphin fork runs/RUN --at 12000 --set max_leverage=4 --set fraction=0.1
 
 Both futures begin with the run's own state and open position at that bar.
+--set takes the parameters of a set. Options of the engine (fee_scale,
+slippage_scale, proxy_mode, ...) are not among them: they belong to sweeps,
+under `options` of a plan.
 Writes fork.json and fork.html (both equity curves) into --out, by default
 RUN-fork-BAR.
 """
@@ -35,7 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="NAME=VALUE",
-        help="a parameter of the other future; may be given again",
+        help="a parameter of the other future's set, no option of the engine; may be given again",
     )
     parser.add_argument("--out", metavar="DIR", help="folder for fork.json and fork.html")
     add_json(parser)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,14 @@ from dolphin.backtest.replay import replay
 from dolphin.backtest.reproduce import again, changes, compare
 from dolphin.backtest.settings import BacktestSettings
 from dolphin.backtest.whole import backtest
+from dolphin.commands.explain import lines
 from dolphin.domain import codes
+from dolphin.domain.clock import NS_PER_S
 from dolphin.domain.errors import ConfigError, DataError, InvariantError
 from dolphin.domain.params import GOLD
 from dolphin.host.identity import code_sha256, data_sha256
 from dolphin.journal.bar_columns import BARS_FILE, ColumnJournal
+from dolphin.journal.ledger import ClosedTrade
 from dolphin.journal.store import Journal
 from dolphin.market.scan_cache import CacheReader
 from dolphin.market.scan_store import ScanStore
@@ -70,6 +73,28 @@ def bars_of(run: Run, n: int = 9) -> list[int]:
     return sorted(bar for bars in seen.values() for bar in bars[:: max(1, len(bars) // n)][:n])
 
 
+def shut_of(told: dict[str, Any]) -> list[str]:
+    """The gates that are shut, in the engine's order."""
+    return [gate["gate"] for gate in told["gates"] if gate["passed"] is False]
+
+
+def gate_of(told: dict[str, Any], name: str) -> dict[str, Any]:
+    """One gate of an explained bar."""
+    (found,) = [gate for gate in told["gates"] if gate["gate"] == name]
+    return dict(found)
+
+
+def run_over(folders: tuple[Path, Path], folder: Path, **settings: Any) -> Path:
+    """Another run over the same cache."""
+    with open_run(folders[0]) as run:
+        cache = CacheReader(run.meta["cache"])
+    backtest(
+        cache,
+        BacktestSettings(**{"set_name": "other", "params": PARAMS, **settings}, folder=folder, report=False),
+    )
+    return folder
+
+
 # -- explain ---------------------------------------------------------------------------------------------
 
 
@@ -88,13 +113,14 @@ def test_every_kind_of_bar_is_explained_by_the_gate_that_decided_it(run: Run) ->
     met = set()
     for bar in bars_of(run):
         told = explain(run, bar, with_flips=False)
-        shut = [gate["gate"] for gate in told["gates"] if not gate["passed"]]
+        shut = shut_of(told)
         met.add(told["reason"])
         if told["reason"] in ("NONE", "SIGNAL"):
             assert shut == [], told
         else:
             assert shut[0] == gates[told["reason"]], told
         for gate in told["gates"]:
+            assert (gate["passed"] is None) == (gate["needs"] == ""), gate
             if gate["margin"] is not None and math.isfinite(gate["margin"]) and gate["margin"] != 0.0:
                 assert (gate["margin"] > 0.0) == gate["passed"], gate
     assert met >= {"NO_SIGNAL", "WARMING_UP", "VOL_GATE", "SIGNAL", "NONE", "FIXED_TP", "DC_REFUSED"}
@@ -150,46 +176,156 @@ def test_a_held_bar_s_figures_are_its_decision_s(run: Run, folders: tuple[Path, 
         assert ("result" in told) == (decision.action == codes.ACTION_EXIT)
 
 
-@pytest.mark.parametrize(
-    "reason", ["SIGNAL", "FIXED_TP", "NONE", "VOL_GATE", "WARMING_UP", "DC_REFUSED", "MAX_HOLD"]
-)
-def test_every_flip_flips_and_its_neighbour_does_not(whole: Run, reason: str) -> None:
-    """Each told value is decided again by the hosts' session, and so is the number next to it."""
-    code = codes.REASONS.index(reason)
-    bars = [bar for bar, _, record in whole.journal.canonicals() if record[17] == code]
-    bar = bars[len(bars) // 2]
-    moment, decision = moment_of(whole, bar)
-    found = flips(moment, decision)
-    for flip in found:
-        if flip.name.startswith("price of") or flip.name == "vel_div":
+def test_what_was_not_asked_neither_passed_nor_failed(whole: Run) -> None:
+    """No run that can be explained had order books, and none has an exit that only experiments switch on."""
+    met = set()
+    for bar in bars_of(whole, 3):
+        told = explain(whole, bar, with_flips=False)
+        names = [gate["gate"] for gate in told["gates"]]
+        met.add("position" in told)
+        if "position" in told:
+            assert names == [
+                "hibernate",
+                "breaker calmed",
+                "liquidation guard",
+                "take profit",
+                "stop loss",
+                "max hold",
+            ]
             continue
-        assert codes.ACTIONS[decided(moment, flip.name, flip.at)] == flip.action
-        assert flip.action != codes.ACTIONS[decision.action]
-        if not isinstance(flip.value, bool):
-            near = np.nextafter(flip.at, flip.value)
-            if isinstance(flip.at, int):
-                near = flip.at + (1 if flip.value > flip.at else -1)
-            assert decided(moment, flip.name, type(flip.at)(near)) == decision.action, flip
-    expected = {
-        "SIGNAL": "lookback",
-        "FIXED_TP": "fixed_tp_pct",
-        "NONE": "max_hold_bars",
-        "VOL_GATE": "vol_threshold",
-        "WARMING_UP": "lookback",
-        "DC_REFUSED": "dc_skip_contradicts",
-        "MAX_HOLD": "max_hold_bars",
-    }
-    assert expected[reason] in {flip.name for flip in found} or reason in ("VOL_GATE", "WARMING_UP")
+        books = gate_of(told, "order books")
+        assert (books["value"], books["passed"], books["margin"]) == ("absent", None, None)
+        (row,) = [line for line in lines(told) if " order books " in line]
+        assert row.split() == ["-", "order", "books", "absent"]
+    assert met == {True, False}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"use_direction_confirm": False}, {"dc_skip_contradicts": False}, {"liquidation_guard": False}],
+)
+def test_a_gate_that_is_off_says_so(
+    folders: tuple[Path, Path], tmp_path: Path, values: dict[str, bool]
+) -> None:
+    """Also where its value would be beyond the limit: the trade was entered all the same."""
+    name = "liquidation guard" if "liquidation_guard" in values else "direction confirmation"
+    against = 0
+    with open_run(run_over(folders, tmp_path / "off", params=PARAMS.with_values(values))) as run:
+        for decision in run.journal.decisions(active=True):
+            told = explain(run, decision.bar_idx, with_flips=False)
+            if ("position" in told) != (name == "liquidation guard"):
+                continue
+            gate = gate_of(told, name)
+            assert (gate["passed"], gate["margin"], gate["threshold"]) == (None, None, None)
+            assert gate["rule"] == (
+                "a contradiction changes the size and refuses nothing in this set"
+                if "dc_skip_contradicts" in values
+                else "off in this set"
+            )
+            against += name == "direction confirmation" and gate["value"] > PARAMS.dc_min_magnitude_bps
+    assert against or name == "liquidation guard"
+
+
+LONG = {"direction": 1, "vel_div_threshold": 0.02, "vel_div_extreme": 0.05}
+
+
+def test_a_long_set_s_limits_stand_on_its_own_side(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    long = run_over(folders, tmp_path / "long", params=PARAMS.with_values(LONG), deployment="GREEN")
+    met = set()
+    with open_run(long) as run:
+        for bar in bars_of(run, 4):
+            told = explain(run, bar, with_flips=False)
+            if "confirmation" not in told or told["confirmation"]["change_bps"] is None:
+                continue
+            gate, signal = gate_of(told, "direction confirmation"), gate_of(told, "signal")
+            assert (gate["needs"], gate["threshold"]) == ("at least", -PARAMS.dc_min_magnitude_bps)
+            assert gate["passed"] == (gate["value"] >= gate["threshold"]) == (gate["margin"] >= 0.0)
+            assert signal["needs"] == "above"
+            assert signal["passed"] == (signal["value"] > signal["threshold"])
+            met.add(gate["passed"])
+    assert met == {True, False}
+
+
+@pytest.fixture(scope="module")
+def restless(folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose volatility gate is shut in half of a market that never stands still."""
+    return run_over(folders, tmp_path_factory.mktemp("restless") / "run", vol_threshold=0.003)
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("SIGNAL", {"lookback", "vel_div", "vol_threshold"}),
+        ("FIXED_TP", {"fixed_tp_pct", "price of"}),
+        ("NONE", {"max_hold_bars", "price of"}),
+        ("NO_SIGNAL", {"vel_div"}),
+        ("VOL_GATE", {"vol_threshold"}),
+        ("WARMING_UP", {"lookback"}),
+        ("DC_REFUSED", {"dc_skip_contradicts", "use_direction_confirm"}),
+        ("MAX_HOLD", {"max_hold_bars"}),
+    ],
+)
+def test_every_flip_flips_and_its_neighbour_does_not(
+    folders: tuple[Path, Path], restless: Path, reason: str, expected: set[str]
+) -> None:
+    """Each told value is decided again by the hosts' session, and so is the number next to it.
+
+    On bars where one gate at most is shut: beyond it stands no other that hides the flip.
+    """
+    code = codes.REASONS.index(reason)
+    with open_run(restless if reason == "VOL_GATE" else folders[0]) as run:
+        bars = [bar for bar, _, record in run.journal.canonicals() if record[17] == code]
+        bars = [bar for bar in bars if len(shut_of(explain(run, bar, with_flips=False))) <= 1]
+        for bar in (bars[0], bars[len(bars) // 2], bars[-1]):
+            moment, decision = moment_of(run, bar)
+            found = flips(moment, decision)
+            for flip in found:
+                assert codes.ACTIONS[decided(moment, flip.name, flip.at)] == flip.action, flip
+                assert flip.action != codes.ACTIONS[decision.action]
+                if not isinstance(flip.value, bool):
+                    near = np.nextafter(flip.at, flip.value)
+                    if isinstance(flip.at, int):
+                        near = flip.at + (1 if flip.value > flip.at else -1)
+                    assert decided(moment, flip.name, type(flip.at)(near)) == decision.action, flip
+            names = {flip.name.removesuffix(f" {decision.asset}") for flip in found}
+            assert expected <= names, (bar, found)
+
+
+def test_the_volatility_gate_flips_at_the_deviation_that_it_shows(restless: Path) -> None:
+    code = codes.REASONS.index("VOL_GATE")
+    checked = 0
+    with open_run(restless) as run:
+        for bar in [bar for bar, _, record in run.journal.canonicals() if record[17] == code]:
+            told = explain(run, bar)
+            if shut_of(told) == ["volatility"]:
+                (flip,) = [flip for flip in told["flips"] if flip["name"] == "vol_threshold"]
+                gate = gate_of(told, "volatility")
+                assert flip["at"] == pytest.approx(gate["value"], rel=1e-9)
+                assert flip["at"] < gate["threshold"]
+                checked += 1
+            if checked == 5:
+                break
+    assert checked == 5
 
 
 def decided(moment: Moment, name: str, value: Any) -> int:
     """What the session of the hosts does on the bar with one number changed."""
-    walk = moment.walk
+    walk, bar = moment.walk, moment.bar
+    market = walk.market
     if name == "vol_threshold":
-        return Moment(replace(walk, vol_threshold=value), moment.bar).decide().action
+        return Moment(replace(walk, vol_threshold=value), bar).decide().action
+    if name == "vel_div":
+        vel_div, v50 = np.array(market.vel_div), np.array(market.v50)
+        v50[bar] += value - vel_div[bar]
+        vel_div[bar] = value
+        return Moment(replace(walk, market=replace(market, vel_div=vel_div, v50=v50)), bar).decide().action
+    if name.startswith("price of "):
+        prices = np.array(market.prices)
+        prices[bar, market.symbols.index(name.removeprefix("price of "))] = value
+        return Moment(replace(walk, market=replace(market, prices=prices)), bar).decide().action
     params = walk.params.with_values({name: value})
     state = None if walk.state is None else msgspec.structs.replace(walk.state, set_hash=params.hash())
-    return Moment(replace(walk, params=params, state=state), moment.bar).decide().action
+    return Moment(replace(walk, params=params, state=state), bar).decide().action
 
 
 def test_a_flip_is_the_threshold_itself_where_one_decides(whole: Run) -> None:
@@ -255,16 +391,20 @@ def test_a_cache_that_changed_is_named_with_its_day(folders: tuple[Path, Path], 
 # -- a run with stored scans -----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as `dolphin run` leaves it: a journal of every bar and the scans."""
+def live_run(
+    folder: Path, late: Container[int] | None = None, refused_trade: str = ""
+) -> tuple[Path, list[int]]:
+    """(folder as `dolphin run` leaves it, what the host gave the engine as refusal on each bar).
+
+    late are the bars whose scans come too late; refused_trade ends the id of the trade that the ledger
+    refuses.
+    """
     from scan_market import SYMBOLS
 
     from dolphin.host.identity import Identity
     from dolphin.host.session import Session
     from dolphin.services.trader import Trader
 
-    folder = tmp_path_factory.mktemp("live") / "run"
     folder.mkdir()
     made = market_scans(21, 420)
     identity = Identity(
@@ -280,12 +420,46 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     store = ScanStore(folder)
     journal = Journal.create(folder / "journal.db", identity.recorded())
-    trader = Trader(Session(PARAMS, SYMBOLS), journal, posture_when_unknown=codes.STALKER)
-    for scan in made:
-        store.write(scan)
-        trader.on_scan(scan)
+    now = [0]
+    trader = Trader(
+        Session(PARAMS, SYMBOLS),
+        journal,
+        clock=None if late is None else lambda: now[0],
+        posture_when_unknown=codes.STALKER,
+    )
+    append, step_bar = trader.ledger.append, trader.session.engine.step_bar
+    given: list[int] = []
+
+    def refusing(trade: ClosedTrade, capital: float) -> Any:
+        if refused_trade and trade.trade_id.endswith(refused_trade):
+            raise InvariantError("the books do not balance")
+        return append(trade, capital)
+
+    def noting(*values: Any, **named: Any) -> Any:
+        given.append(named["refusal"])
+        return step_bar(*values, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trader.ledger, "append", refusing)
+        patch.setattr(trader.session.engine, "step_bar", noting)
+        for bar, scan in enumerate(made):
+            store.write(scan)
+            now[0] = scan.timestamp_ns + (11 if late is not None and bar in late else 1) * NS_PER_S
+            trader.on_scan(scan)
     journal.close()
-    return folder
+    return folder, given
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as `dolphin run` leaves it: a journal of every bar and the scans."""
+    return live_run(tmp_path_factory.mktemp("live") / "run")[0]
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int]]:
+    """The same of a run with late scans whose ledger refuses the second trade; and its refusals by bar."""
+    return live_run(tmp_path_factory.mktemp("refused") / "run", range(2, 420, 3), "000002")
 
 
 def test_a_run_is_explained_from_its_stored_scans(live: Path) -> None:
@@ -298,6 +472,59 @@ def test_a_run_is_explained_from_its_stored_scans(live: Path) -> None:
         assert told["flips"]
         for bar in bars_of(run, 3):
             moment_of(run, bar)
+
+
+def test_a_run_s_own_refusals_hold_on_every_bar(refused: tuple[Path, list[int]]) -> None:
+    """Those that no decision tells, too: another gate was shut before, or a position was held."""
+    folder, given = refused
+    with open_run(folder) as run:
+        assert run.market.refusal is not None
+        assert run.market.refusal.tolist() == given
+        untold = {
+            code
+            for decision, code in zip(run.journal.decisions(), given, strict=True)
+            if code != codes.REASON_NONE and decision.reason != code
+        }
+        assert untold == {codes.STALE_SCAN, codes.LEDGER_HALT}
+        for bar in bars_of(run, 3):
+            moment_of(run, bar)
+
+
+@pytest.mark.parametrize("code", [codes.REASON_NONE, codes.STALE_SCAN, codes.LEDGER_HALT])
+def test_what_the_host_refused_stays_refused_without_a_signal(
+    refused: tuple[Path, list[int]], code: int
+) -> None:
+    folder, given = refused
+    with open_run(folder) as run:
+        bars = [d.bar_idx for d in run.journal.decisions() if d.reason == codes.NO_SIGNAL and d.bar_idx > 60]
+        bars = [bar for bar in bars if given[bar] == code]
+        told = [explain(run, bar) for bar in bars[:: max(1, len(bars) // 6)]]
+    entered = [any(flip["action"] == "ENTER" for flip in bar["flips"]) for bar in told]
+    hosts = [gate_of(bar, "host") for bar in told]
+    assert told
+    if code == codes.REASON_NONE:
+        assert {(host["value"], host["passed"]) for host in hosts} == {("nothing", True)}
+        assert any(entered)
+    else:
+        assert {(host["value"], host["passed"]) for host in hosts} == {(codes.REASONS[code], False)}
+        assert not any(entered)
+
+
+def test_no_future_of_a_run_trades_after_its_ledger_refused(refused: tuple[Path, list[int]]) -> None:
+    folder, given = refused
+    first = given.index(codes.LEDGER_HALT)
+    loose = {"vel_div_threshold": -0.005}
+    with open_run(folder) as run:
+        _, equity = run.journal.marks()
+        same = fork(run, 0, {"fixed_tp_pct": PARAMS.fixed_tp_pct})
+        after, before = fork(run, first, loose), fork(run, 0, loose)
+    assert same.first is None
+    assert same.original.equity.tobytes() == same.changed.equity.tobytes() == equity.tobytes()
+    assert 100 < first < 300
+    assert [f.figures["trades"] for f in (after.original, after.changed)] == [0, 0]
+    assert not after.changed.figures["open_position"]
+    assert before.changed.figures["trades"] > before.original.figures["trades"] > 0
+    assert len(set(before.changed.equity[first + PARAMS.max_hold_bars :].tolist())) == 1
 
 
 def test_a_run_without_one_of_its_scans_is_refused(live: Path, tmp_path: Path) -> None:
@@ -356,9 +583,6 @@ def test_the_first_difference_is_the_first_and_says_why(whole: Run) -> None:
     page = render(told, found.timestamp_ns, found.original.equity, found.changed.equity)
     assert "EXIT" in page
     assert json.loads(json.dumps(told, allow_nan=False)) == told
-
-
-LONG = {"direction": 1, "vel_div_threshold": 0.02, "vel_div_extreme": 0.05}
 
 
 @pytest.mark.parametrize(

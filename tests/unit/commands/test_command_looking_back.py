@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command_line import Baseline, Told, invoke, tree
+
+from dolphin.engine.state import EngineOptions
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +193,7 @@ def test_a_fork_shows_both_futures(folder: Path) -> None:
     ("words", "code", "text"),
     [
         (("--at", "9", "--set", "fixed_tp=1"), 2, "Did you mean 'fixed_tp_pct'?"),
+        (("--at", "9", "--set", "fee_scale=2"), 2, "fee_scale"),
         (("--at", "9", "--set", "fixed_tp_pct=-1"), 2, "expected above 0"),
         (("--at", "9", "--set", "fixed_tp_pct"), 2, "expected NAME=VALUE"),
         (("--at", "9", "--set", "fraction=0.1", "--set", "fraction=0.2"), 2, "is set twice"),
@@ -204,6 +208,12 @@ def test_what_makes_no_fork(tested: Path, words: tuple[str, ...], code: int, tex
     assert told.code == code, told.err
     assert text in told.error
     assert not Path("fork").exists()
+
+
+def test_the_help_of_fork_says_what_it_cannot_change() -> None:
+    told = " ".join(invoke("fork", "--help").out.split())
+    assert "Options of the engine (fee_scale, slippage_scale, proxy_mode, ...) are not among them" in told
+    assert {"fee_scale", "slippage_scale", "proxy_mode"} <= {field.name for field in fields(EngineOptions)}
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "many"])
