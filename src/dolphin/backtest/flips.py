@@ -1,8 +1,10 @@
-"""What would have flipped a bar: the nearest value of every number that changes what was done.
+"""What would have flipped a bar: the nearest value found of every number that changes what was done.
 
 Entry point: `flips`. Found by deciding the bar again and again on the copied state: distances grow from the
-value in force until the action is another, then the interval is halved down to neighbouring numbers. A change
-back and forth within one growth of the distance (a factor 2.5) could be passed over.
+value in force until the action is another, then the interval is halved down to neighbouring numbers. Whole
+numbers are tried one by one up to 300 away, so that theirs is the nearest; of a fraction a change back and
+forth within one growth of the distance (a factor 2.5) could be passed over. Another asset at the same action
+is no flip.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ _SPENT: Final = ("direction", "seed", "initial_capital")
 _GROWTH: Final = 2.5
 _FIRST: Final = 1e-6
 _LAST: Final = 1e3
+#: Distances of whole numbers that are all tried.
+_EVERY: Final = 300
 #: How near the end of what a set may have is looked for, relative.
 _EDGE: Final = 1e-12
 
@@ -120,7 +124,7 @@ def _nearest(value: Any, sign: int, decide: Decide, action: int) -> tuple[Any, A
 
 def _distances(value: Any) -> list[Any]:
     if isinstance(value, int):
-        return [2**k for k in range(13)]
+        return [*range(1, _EVERY + 1), *(2**k for k in range(_EVERY.bit_length(), 13))]
     scale = max(abs(value), 1e-3)
     count = math.ceil(math.log(_LAST / _FIRST) / math.log(_GROWTH))
     return [scale * _FIRST * _GROWTH**k for k in range(count)]

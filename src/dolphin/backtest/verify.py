@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
@@ -19,6 +20,7 @@ from dolphin.backtest.folder import halted
 from dolphin.backtest.market import Market, Walk, market_of_cache
 from dolphin.backtest.settings import BacktestSettings, chosen_days
 from dolphin.backtest.stepping import session_at, step_at
+from dolphin.domain.clock import day_from_ns
 from dolphin.domain.decision import Decision
 from dolphin.domain.errors import InvariantError
 from dolphin.journal.bar_columns import ColumnJournal, read_journal
@@ -34,20 +36,29 @@ _SCANNED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What was compared, bit for bit, without a difference."""
+    """What was compared, bit for bit, without a difference; `trades_of` is the run's, closed ones."""
 
     days: tuple[str, ...]
     bars: int
     trades: int
+    trades_of: int
 
 
-def sample_days(days: tuple[str, ...], n: int) -> tuple[str, ...]:
-    """n of the days in their order: the first, the last, and a seeded draw of the others."""
-    if n >= len(days):
-        return days
-    ends = dict.fromkeys((days[0], days[-1]) if n > 1 else (days[-1],))
-    others = [day for day in days if day not in ends]
-    return tuple(sorted([*ends, *random.Random(_SEED).sample(others, n - len(ends))]))  # noqa: S311
+def sample_days(bars: Mapping[str, int], closed: Mapping[str, int], n: int) -> tuple[str, ...]:
+    """n days in their order, from the bars and the closed trades of each.
+
+    The one on which most trades closed, the last whole one, where a run has come furthest from its start, and
+    a seeded draw of the others. A stub, of under half the longest day's bars, comes last.
+    """
+    if n >= len(bars):
+        return tuple(bars)
+    longest = max(bars.values())
+    whole = [day for day, length in bars.items() if 2 * length >= longest]
+    busiest = max(whole, key=lambda day: closed.get(day, 0))
+    draw = random.Random(_SEED)  # noqa: S311
+    others = draw.sample(whole, len(whole)) + [day for day in bars if day not in whole]
+    order = dict.fromkeys([busiest, whole[-1], *others])
+    return tuple(sorted(list(order)[:n]))
 
 
 def proven_market(
@@ -96,7 +107,9 @@ def verify(
             for begin, end in pairwise(starts)
             if begin < n_bars
         }
-        chosen = sample_days(tuple(spans), n_days)
+        closed = Counter(day_from_ns(trade.exit_ns) for trade in journal.trades())
+        lengths = {day: end - begin for day, (begin, end) in spans.items()}
+        chosen = sample_days(lengths, closed, n_days)
         walk = Walk(settings.params, market, settings.vol_threshold)
         bars = trades = 0
         for k, day in enumerate(chosen):
@@ -104,7 +117,7 @@ def verify(
             trades += _compare_day(walk.to(begin), day, end, journal)
             bars += end - begin
             on_day(k + 1, len(chosen))
-        return Verified(chosen, bars, trades)
+        return Verified(chosen, bars, trades, closed.total())
     finally:
         journal.close()
 

@@ -187,7 +187,7 @@ def _sizing(told: Mapping[str, Any]) -> list[str]:
 def _flips(told: Mapping[str, Any]) -> list[str]:
     if not told["flips"]:
         return ["  flips      no single number would have changed what this bar did"]
-    out = ["  flips      the nearest value of each that changes what this bar did"]
+    out = ["  flips      the nearest value found of each that changes what this bar did"]
     for flip in told["flips"]:
         then = f"{flip['action']} {flip['asset']}".strip()
         out.append(

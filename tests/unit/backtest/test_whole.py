@@ -564,14 +564,19 @@ def read_meta(folder: Path) -> dict[str, str]:
         journal.close()
 
 
-def test_a_sample_has_the_first_and_the_last_day() -> None:
+def test_a_sample_has_the_busiest_and_the_last_whole_day_and_stubs_come_last() -> None:
     days = tuple(f"2021-01-{k:02}" for k in range(1, 31))
-    for n in range(2, 31):
-        sample = sample_days(days, n)
-        assert (len(sample), sample[0], sample[-1]) == (n, days[0], days[-1])
-        assert tuple(sorted(set(sample))) == sample == sample_days(days, n)
-    assert sample_days(days, 40) == days
-    assert sample_days(days, 1) == days[-1:]
+    bars = dict.fromkeys(days, 1440) | {days[0]: 688, days[-1]: 1}
+    closed = {days[0]: 99, days[11]: 9, days[20]: 9, days[5]: 3}
+    for n in range(2, 29):
+        sample = sample_days(bars, closed, n)
+        assert len(sample) == n
+        assert {days[11], days[28]} <= {*sample}
+        assert not {days[0], days[-1]} & {*sample}
+        assert tuple(sorted(set(sample))) == sample == sample_days(bars, closed, n)
+    assert sample_days(bars, closed, 1) == (days[11],)
+    assert {*sample_days(bars, closed, 29)} - {days[0], days[-1]} == {*days[1:-1]}
+    assert sample_days(bars, closed, 40) == days
 
 
 # -- refusals --------------------------------------------------------------------------------------------
