@@ -19,6 +19,7 @@ from dolphin.backtest.settings import (
     check,
     identity_of,
     manifest_of,
+    told_of_period,
     warnings,
 )
 from dolphin.domain.scan import ScanRow
@@ -105,6 +106,7 @@ def replay(
             days=len(days),
             partial=list(faults),
             warnings=told,
+            **told_of_period(cache, settings, days),
             interrupted=interrupted,
         )
         partial = (f"Partial day allowed: {fault}." for fault in faults)

@@ -5,18 +5,20 @@ Entry points: `BacktestSettings`, `check`, `identity_of`, `manifest_of`. Both en
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from dolphin.alpha.volatility import VOL_THRESHOLD
-from dolphin.domain.codes import MC_STATUSES
+from dolphin.domain.codes import MC_ABSENT, MC_STATUSES
 from dolphin.domain.errors import DataError, StoreError
 from dolphin.domain.params import ParameterSet
 from dolphin.host.finish import JOURNAL_FILE
 from dolphin.host.identity import DATA_SHA256, Identity, data_sha256, warnings_of
 from dolphin.host.session import Session
+from dolphin.host.summary import forewarner_told, training_days
 from dolphin.journal.bar_columns import BARS_FILE
 from dolphin.market.scan_cache import CacheReader
 from dolphin.risk.forewarner import Verdict
@@ -111,9 +113,24 @@ def check(cache: CacheReader, settings: BacktestSettings) -> Checked:
     """
     session = identity_of(cache, settings).session(cache.symbols)
     days = chosen_days(cache, settings.first_day, settings.last_day)
-    faults = tuple(f"{day}: {fault}" for day in days for fault in cache.check(day, settings.allow_partial))
+    found = [f"{day}: {fault}" for day in days for fault in cache.check(day, settings.allow_partial)]
+    faults = (*found, *cache.check_end(settings.last_day, settings.allow_partial))
     require_free(settings.folder)
     return Checked(session, days, faults)
+
+
+def told_of_period(cache: CacheReader, settings: BacktestSettings, days: tuple[str, ...]) -> dict[str, Any]:
+    """What a summary says of the market that lay there and of the forewarner, beside its figures."""
+    gaps = cache.gaps(days)
+    found: dict[str, Any] = {
+        "gaps": len(gaps),
+        "bars_missing": sum(gap.n_missing for gap in gaps),
+    }
+    codes = settings.codes(days)
+    if codes:
+        gates = Counter(MC_STATUSES[codes.get(day, MC_ABSENT)] for day in days)
+        found["forewarner"] = forewarner_told(gates, training_days(settings.assessor), days)
+    return found
 
 
 def identity_of(cache: CacheReader, settings: BacktestSettings) -> Identity:

@@ -33,6 +33,7 @@ from dolphin.backtest.settings import (
     identity_of,
     manifest_of,
     require_free,
+    told_of_period,
     warnings,
 )
 from dolphin.domain.codes import ACTION_ENTER, LEDGER_HALT, POSTURES
@@ -92,6 +93,7 @@ def prepare(
     session = identity_of(cache, settings).session(cache.symbols)
     days = chosen_days(cache, settings.first_day, settings.last_day)
     require_free(settings.folder)
+    end = cache.check_end(settings.last_day, settings.allow_partial)
     market = market_of_cache(
         cache,
         days,
@@ -100,8 +102,8 @@ def prepare(
         mc_status=settings.codes(days),
         progress=lambda done, total: on_progress(Progress("reading", done, total)),
     )
-    faults = tuple(note for note in market.notes if note[:10] in days and note[10:12] == ": ")
-    return Ready(session, market, days, faults)
+    faults = [note for note in market.notes if note[:10] in days and note[10:12] == ": "]
+    return Ready(session, market, days, (*faults, *end))
 
 
 def backtest(
@@ -153,6 +155,7 @@ def backtest(
             days=len(ready.days),
             partial=list(ready.faults),
             warnings=told,
+            **told_of_period(cache, settings, ready.days),
             interrupted=interrupted,
         )
         partial = (f"Partial day allowed: {fault}." for fault in ready.faults)

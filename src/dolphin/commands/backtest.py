@@ -33,8 +33,10 @@ _EPILOG = """examples:
   dolphin backtest --cache CACHE --from 2021-04-10 --to 2021-04-12 --json
   dolphin backtest --cache CACHE --verify
 
-A day that is half built, has holes or is not what its manifest says is refused
-unless --allow-partial. The whole period is decided in one kernel; --verify
+A day that is half built or has holes, and a cache whose build has not reached
+its end, are refused unless --allow-partial; such a cache is also taken up to a
+day that --to names. A file that is not what the manifest says is refused in any
+case. The whole period is decided in one kernel; --verify
 decides some days again bar by bar and compares every bit. --engine step goes
 bar by bar throughout and journals every bar in full. `dolphin explain`,
 `reproduce` and `fork` take the folder from there.
@@ -47,7 +49,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", required=True, metavar="CACHE", help="folder made by `dolphin data build`")
     parser.add_argument("--from", dest="first_day", metavar="YYYY-MM-DD", help="first day (default: all)")
     parser.add_argument("--to", dest="last_day", metavar="YYYY-MM-DD", help="last day (default: all)")
-    parser.add_argument("--allow-partial", action="store_true", help="run incomplete days too, and say so")
+    parser.add_argument(
+        "--allow-partial",
+        action="store_true",
+        help="run unfinished days and builds too, and say so",
+    )
     parser.add_argument("--no-report", action="store_true", help="write no HTML report")
     parser.add_argument(
         "--engine",

@@ -166,6 +166,7 @@ def _build(args: argparse.Namespace) -> int:
         "jobs": plan.jobs,
         "scans_per_s": None if built.scans_per_s is None else round(built.scans_per_s, 1),
         "expected_s": None if plan.expected_s is None else round(plan.expected_s, 1),
+        "expected_most_s": None if plan.expected_most_s is None else round(plan.expected_most_s, 1),
         "wall_s": round(time.monotonic() - started, 3),
     }
     _tell_build(args.json, result)

@@ -23,6 +23,7 @@ from dolphin.commands.shared import (
     tell_feed,
 )
 from dolphin.config import SETTINGS
+from dolphin.domain.errors import UsageError
 
 if TYPE_CHECKING:
     from dolphin.services.forewarner_gate import Assessor
@@ -62,12 +63,14 @@ def default_folder(set_name: str, feed: str) -> Path:
 def open_assessor(artefact: str | None) -> Assessor | None:
     """The forewarner of an artefact's folder, None without one; what makes it fall back is told at once.
 
-    Raises UsageError when the research extra is not installed.
+    Raises UsageError for a file, and when the research extra is not installed.
     """
     if artefact is None:
         return None
     from dolphin.research.forewarner.artefact import open_forewarner
 
+    if Path(artefact).is_file():
+        raise UsageError(f"--forewarner {artefact}: is a file; give the folder that holds it")
     forewarner = open_forewarner(Path(artefact))
     if forewarner.why:
         say(f"warning: the forewarner answers with its fallback, ORANGE: {forewarner.why}")
@@ -84,6 +87,7 @@ def execute(args: argparse.Namespace) -> int:
 
     from dolphin.commands.telling import WorkDisplay, print_summary
     from dolphin.domain.codes import posture_code
+    from dolphin.host.summary import forewarner_told, training_days
     from dolphin.services.embedded import Progress, RunSettings, check, run
 
     settings = RunSettings(
@@ -114,6 +118,9 @@ def execute(args: argparse.Namespace) -> int:
             display.progress(p.phase, p.bars, p.bars_total, scan=p.scans, trade=p.trades)
 
         summary = run(feed, settings, on_progress, stop_requested, display.step)
+    if forewarner is not None and summary.get("forewarner"):
+        told, days = summary["forewarner"], [day["date"] for day in summary["days_results"]]
+        summary["forewarner"] = forewarner_told(told["gates"], training_days(forewarner), days)
     if args.json:
         print_json(summary)
     else:

@@ -42,6 +42,8 @@ _COUNTED: Final = {
     "invariants_violated": ("LEDGER INVARIANT VIOLATED", "LEDGER INVARIANTS VIOLATED"),
 }
 
+#: What a gate of the forewarner does to a day, where it does something.
+_GATE_DOES: Final = {"ORANGE": ", half size", "RED": ", no entries"}
 
 #: What is counted of one asset.
 _OF_ASSET: Final = {
@@ -201,6 +203,42 @@ def days_lines(days: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def forewarner_lines(found: Mapping[str, Any] | None) -> list[str]:
+    """What the forewarner did to the days, and which days it knew before; nothing without one."""
+    if not found:
+        return []
+    days = plural(found["days"], "day")
+    told = [f"{gate} on {n:,} of {days}{_GATE_DOES.get(gate, '')}" for gate, n in found["gates"].items()]
+    lines = [f"  forewarner {'; '.join(told) or 'asked on no day'}"]
+    if "trained_days" in found:
+        inside, every = found["trained_days_inside"], found["trained_days"]
+        span = f"{found['trained_first_day']} to {found['trained_last_day']}"
+        where = (
+            f"{'all' if inside == every else f'{inside:,}'} of them inside this period: it knew those days"
+            if inside
+            else "none of them inside this period"
+        )
+        lines.append(f"  {'':9}  trained on {plural(every, 'day')} of {span}, {where}")
+    return lines
+
+
+def _missing_line(s: Mapping[str, Any]) -> list[str]:
+    missing = s.get("bars_missing", 0)
+    if not missing:
+        return []
+    return [f"  {'':9}  {plural(missing, 'bar')} missing in {plural(s['gaps'], 'gap')}"]
+
+
+def _stub_lines(s: Mapping[str, Any]) -> list[str]:
+    """Days at the ends that are hardly days, where the Sharpe ratio counts them."""
+    if s["sharpe"] is None:
+        return []
+    return [
+        f"  {'':9}  {day} has only {plural(bars, 'bar')}, and Sharpe counts it as a day"
+        for day, bars in s.get("stub_days", {}).items()
+    ]
+
+
 def print_summary(s: dict[str, Any]) -> None:
     """The summary for people, on stdout."""
     bits = f"certified to {s['certified_bits_min']} bits" if s["certified_bits_min"] else "not certified"
@@ -214,6 +252,7 @@ def print_summary(s: dict[str, Any]) -> None:
         "",
         f"{s['set']} ({s['set_hash']}) on {source}",
         f"  scans      {s['scans']:,} of {plural(s['bars'], 'bar')}, {bits}",
+        *_missing_line(s),
         *([] if s["scans"] else [f"  warm-up    the first scan needs {WARMUP_PRICES} prices"]),
         f"  trades     {s['trades']:,} closed{opened}; entries: {entries}",
         f"  ROI        {change(s['roi'])}; {without}",
@@ -221,10 +260,12 @@ def print_summary(s: dict[str, Any]) -> None:
         f"             {costs}, order-book edge {money(s['ob_edge'])}",
         f"  quality    win rate {share(s['win_rate'])}, profit factor {figure(s['profit_factor'], 3)}, "
         f"Sharpe {figure(s['sharpe'])}",
+        *_stub_lines(s),
         f"  drawdown   {share(s['max_drawdown'], 2)} at most, marked on every bar",
         *rows(counted(s.get("counts", {}), s.get("prices_rejected", {}))),
         *assets_line(s.get("counts_of_assets", {})),
         *days_lines(s.get("days_results", ())),
+        *forewarner_lines(s.get("forewarner")),
         *(f"  partial    {fault}" for fault in s.get("partial", ())),
         *(f"  note       {text}" for text in s.get("warnings", ())),
         f"  decisions  {s['decisions_sha256']}",

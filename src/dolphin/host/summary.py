@@ -6,7 +6,9 @@ imagined order-book edge stands apart everywhere: `roi_without_ob_edge` leaves i
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
@@ -15,7 +17,7 @@ import numpy as np
 
 from dolphin.domain.bar import FloatArray, IntArray
 from dolphin.domain.clock import NS_PER_DAY, day_from_ns
-from dolphin.domain.codes import ACTION_ENTER, ACTION_EXIT
+from dolphin.domain.codes import ACTION_ENTER, ACTION_EXIT, MC_STATUSES
 from dolphin.domain.params import ParameterSet
 from dolphin.journal.audit import AuditResult
 from dolphin.journal.ledger import ClosedTrade, usdt
@@ -23,6 +25,8 @@ from dolphin.journal.store import Journal
 
 DAYS_A_YEAR: Final = 365
 SHARPE_DAYS_MIN: Final = 3
+#: A day at either end with less than this share of an ordinary day's bars is hardly one, as studies have it.
+STUB_FRAC: Final = 0.01
 
 
 def sharpe_ratio(daily_closes: Sequence[float], initial: float) -> float | None:
@@ -58,6 +62,55 @@ def daily_closes(timestamp_ns: IntArray, equity: FloatArray) -> list[float]:
     last = np.append(np.diff(timestamp_ns // NS_PER_DAY) != 0, True)
     found: list[float] = equity[last].tolist()
     return found
+
+
+def stub_days(timestamp_ns: IntArray) -> dict[str, int]:
+    """The first and the last UTC day where they have under 1 % of the median day's bars, with their bars.
+
+    timestamp_ns (n_bars,), growing. The close of the last minute before midnight is such a day.
+    """
+    if not len(timestamp_ns):
+        return {}
+    days, bars = np.unique(timestamp_ns // NS_PER_DAY, return_counts=True)
+    few = STUB_FRAC * float(np.median(bars))
+    ends = dict.fromkeys((0, len(days) - 1))
+    return {day_from_ns(int(days[k]) * NS_PER_DAY): int(bars[k]) for k in ends if bars[k] < few}
+
+
+def training_days(assessor: object) -> tuple[str, ...]:
+    """The days (`YYYY-MM-DD`) that a forewarner learned from or was measured on; none where unknown.
+
+    assessor is what hosts ask; of those known only an artefact's says its days.
+    """
+    artefact = getattr(assessor, "artefact", None)
+    days = getattr(artefact, "manifest", {}).get("days", {})
+    teaching, held_out = days.get("teaching", ()), days.get("held_out", ())
+    return tuple(sorted({*itertools.chain.from_iterable(teaching), *held_out}))
+
+
+def forewarner_told(
+    gates: Mapping[str, int], trained_on: Sequence[str] = (), days: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What a summary says of the forewarner.
+
+    gates is the number of days by gate, trained_on the days of its training, days those of the period.
+    """
+    found: dict[str, Any] = {"gates": dict(sorted(gates.items())), "days": sum(gates.values())}
+    if trained_on:
+        found["trained_first_day"], found["trained_last_day"] = trained_on[0], trained_on[-1]
+        found["trained_days"] = len(trained_on)
+        found["trained_days_inside"] = len(set(trained_on) & set(days))
+    return found
+
+
+def gates_of(journal: Journal, timestamp_ns: IntArray) -> dict[str, int]:
+    """Days by the forewarner's gate that each began with; timestamp_ns (n_bars,) of the journal's bars."""
+    turns = np.append(True, np.diff(timestamp_ns // NS_PER_DAY) != 0)[: len(timestamp_ns)]
+    firsts = [int(bar) for bar in np.flatnonzero(turns)]
+    found = Counter(
+        MC_STATUSES[decision.mc_status] for bar in firsts for decision in journal.decisions(bar, bar)
+    )
+    return dict(found)
 
 
 def days_results(
@@ -108,6 +161,9 @@ def summarise(
         actions[action] = actions.get(action, 0) + n
     entered = actions.get(ACTION_ENTER, 0)
     short = params.direction < 0
+    facts = dict(facts)
+    if journal.meta().get("forewarner") and "forewarner" not in facts:
+        facts["forewarner"] = forewarner_told(gates_of(journal, stamps))
     return {
         "feed": facts.get("feed"),
         "set": facts.get("set"),
@@ -126,6 +182,7 @@ def summarise(
         "ob_edge": float(edge),
         "profit_factor": wins / losses if losses else None,
         "sharpe": sharpe_ratio(daily_closes(stamps, equity), params.initial_capital),
+        "stub_days": stub_days(stamps),
         "max_drawdown": max_drawdown(equity, params.initial_capital),
         "win_rate": sum(1 for t in totals.values() if t > 0) / len(trades) if trades else None,
         "capital": float(initial + net),

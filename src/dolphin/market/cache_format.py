@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -160,15 +161,15 @@ def load_day(path: Path, day: str, symbols: tuple[str, ...], uid: str) -> tuple[
         table = pq.read_table(path, memory_map=True)
     except FileNotFoundError as error:
         raise DataError(f"{path}: the file of {day} is gone; build it again") from error
-    except (pa.ArrowException, OSError) as error:
-        line = (str(error).splitlines() or [""])[0][:120]
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        line = textwrap.shorten((str(error).splitlines() or [""])[0], 120, placeholder=" …")
         raise DataError(f"{path}: {day} cannot be read ({line}); build it again") from error
     expected = [name for name, _ in FIELDS] + list(symbols)
     if table.schema.names != expected:
         raise DataError(f"{path}: {day} has other columns than the manifest's universe; build it again")
     metadata = table.schema.metadata or {}
     try:
-        if metadata[UNIVERSE_KEY].decode() != uid:
+        if metadata[UNIVERSE_KEY] != uid.encode():
             raise DataError(f"{path}: {day} is of another universe; build it again")
         stale = msgspec.json.decode(metadata[STALE_KEY], type=Runs)
         columns = {name: table.column(name).to_numpy() for name in expected}

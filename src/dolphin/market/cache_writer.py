@@ -40,6 +40,7 @@ from dolphin.market.cache_format import (
     load_day,
     put_bytes,
     read_manifest,
+    sha256_of,
 )
 
 _STAMP = re.compile(r"\d{8}")
@@ -175,9 +176,10 @@ class DayBuilder:
 class CacheWriter:
     """Builds a cache day by day from scans in the order of time.
 
-    Opening a folder that holds the same source and universe goes on after its last complete day: scans up to
-    `last` are passed over. `only_day` builds that day among the others. Another source is refused, unless
-    `stale_stamp` (YYYYMMDD, today's date for the caller) asks for a rebuild, which sets the old files aside.
+    Opening a folder that holds the same source and universe goes on after its last complete day, or before
+    the first one whose file is not what the manifest says: scans up to `last` are passed over. `only_day`
+    builds that day among the others. Another source is refused, unless `stale_stamp` (YYYYMMDD, today's date
+    for the caller) asks for a rebuild, which sets the old files aside.
     """
 
     def __init__(
@@ -344,12 +346,17 @@ class CacheWriter:
             if only_day is not None:
                 if name > only_day:
                     break
-            elif not entry.complete or not (self.folder / f"{name}.parquet").exists():
+            elif not entry.complete or not self._holds(name, entry):
                 break  # from this day on the days are built again
             self._last = (entry.last_scan_number, entry.last_timestamp_ns)
         last = self._last[1] if self._last is not None else -1
         end = day_start_ns(only_day) + NS_PER_DAY if only_day is not None else None
         mine.gaps = [gap for gap in mine.gaps if gap[1] <= last or (end is not None and gap[0] >= end)]
+
+    def _holds(self, day: str, entry: DayEntry) -> bool:
+        """Whether the day's file is there and is what the manifest says."""
+        path = self.folder / f"{day}.parquet"
+        return path.exists() and sha256_of(path) == entry.sha256
 
     def _set_aside(self, paths: Iterable[Path], stamp: str) -> None:
         try:

@@ -18,6 +18,7 @@ day, or was
    told that the source ended. The manifest lists the interval, every gap in time, and the warm-up.
 3. Scan numbers inside a day have no hole; a day with one is never complete.
 4. A rebuild keeps the old files as `<name>.STALE_YYYYMMDD`.
+5. A file whose SHA-256 is not the manifest's is never read as its day, not even as a partial one.
 """
 
 from __future__ import annotations
@@ -96,12 +97,41 @@ class CacheReader:
         """The days of the manifest, in order."""
         return tuple(sorted(self.manifest.days))
 
+    def check_end(self, last_day: str | None = None, allow_partial: bool = False) -> list[str]:
+        """What is wrong with the cache's end for a period up to `last_day` (`YYYY-MM-DD`; None: all days).
+
+        A build that was stopped or killed leaves whole days and no end: nothing else tells such a cache from
+        a finished one. Whoever names a last day that is there asks for nothing that is missing; a last day
+        that is itself not whole is told by `check`. Raises PartialDayError, unless `allow_partial`.
+        """
+        days = self.days()
+        if self.manifest.finished or not days or not self.manifest.days[days[-1]].complete:
+            return []
+        if last_day is not None and last_day <= days[-1]:
+            return []
+        if not allow_partial:
+            raise PartialDayError(
+                f"{self.folder}: the build has not reached its end; last whole day {days[-1]}: run data build"
+                " again, or name the last day (--to, last_day)"
+            )
+        return [f"{days[-1]}: the build has not reached its end, this is its last whole day"]
+
+    def gaps(self, days: Sequence[str]) -> tuple[Gap, ...]:
+        """Jumps of time between scans from the first of these days to the last; days in their order."""
+        if not days:
+            return ()
+        first = self._entry(days[0]).first_timestamp_ns
+        last = self._entry(days[-1]).last_timestamp_ns
+        found = (Gap(*gap) for gap in self.manifest.gaps)
+        return tuple(gap for gap in found if first <= gap.after_ns and gap.before_ns <= last)
+
     def check(self, day: str, allow_partial: bool = False) -> list[str]:
         """Compare one day's file with the manifest and return what is wrong with it: nothing, for a whole
         day.
 
         Raises PartialDayError with the day and the first reason, unless `allow_partial`; a day that is not in
-        the manifest, or whose file cannot be read at all, is refused in any case (DataError).
+        the manifest, whose file cannot be read at all, or whose bytes are not those that the manifest names,
+        is refused in any case (DataError).
         """
         entry = self._entry(day)
         path = self._path(day)
@@ -110,12 +140,14 @@ class CacheReader:
             holes = plural(entry.number_gaps, "hole")
             why = f"{holes} in its scan numbers" if entry.number_gaps else "half built"
             faults.append(f"{why}, its last scan is of {iso_from_ns(entry.last_timestamp_ns)[11:19]}")
-        if sha256_of(path) != entry.sha256:
-            faults.append(OTHER_CONTENT)
+        other = sha256_of(path) != entry.sha256
         columns = self.columns(day)
         stamps, numbers = columns["timestamp_ns"], columns["scan_number"]
+        if other:
+            held = f" ({len(stamps):,} of {plural(entry.rows, 'row')})" if len(stamps) != entry.rows else ""
+            raise DataError(f"{path}: {day} is refused: {OTHER_CONTENT}{held}; build it again")
         if len(stamps) != entry.rows:
-            faults.append(f"{len(stamps)} rows, the manifest has {entry.rows}")
+            faults.append(f"{len(stamps):,} of {plural(entry.rows, 'row')}")
         if len(stamps):
             if (np.diff(stamps) <= 0).any():
                 faults.append("its times do not grow")
@@ -229,9 +261,7 @@ class CacheFeed:
         entries = [reader.manifest.days[day] for day in self._days]
         self._rows = [len(reader.columns(day)["timestamp_ns"]) for day in self._days]
         self.n_bars: int | None = sum(self._rows)
-        inside = [Gap(*gap) for gap in reader.manifest.gaps]
-        first, last = entries[0].first_timestamp_ns, entries[-1].last_timestamp_ns
-        self.gaps = tuple(gap for gap in inside if first <= gap.after_ns and gap.before_ns <= last)
+        self.gaps = reader.gaps(self._days)
         if self.gaps:
             self.notes.append(note_of_gaps(self.gaps))
         self.notes.append("Prices of a scan cache: the windows fill again, the first 751 bars give no scan")

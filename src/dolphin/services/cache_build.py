@@ -79,6 +79,9 @@ _PARTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 48)
 WORTH_SPREADING_S = 5.0
 #: How often the first process looks up while it waits, seconds.
 _LOOK_UP_S = 0.25
+#: Of a plan's longer time over its shorter: the first scans are measured alone on quiet, warm cores; while a
+#: build goes on it also reads, writes and compares, and shares the cores with whatever else runs there.
+SLOWER_BY = 2.2
 _STOP_EVERY = 16
 _START_S = 120.0
 
@@ -233,7 +236,8 @@ class Plan:
     #: Parts that a day is cut into.
     parts: int
     cores: int
-    #: Of all processes together, scans/s; None where too few bars were there to measure.
+    #: Of all processes together on the feed's first scans, scans/s: an upper end. None where there were too
+    #: few bars to measure.
     scans_per_s: float | None
     #: Reading the feed and folding its bars, scans/s: no number of processes builds faster.
     feed_per_s: float | None
@@ -243,11 +247,17 @@ class Plan:
 
     @property
     def expected_s(self) -> float | None:
-        """Time for the scans that are not there, with what it takes to read the feed up to them."""
+        """Least time for the scans that are not there, with what it takes to read the feed up to them."""
         if self.scans is None or not self.scans_per_s or not self.feed_per_s:
             return None
         rate = min(self.scans_per_s, self.feed_per_s) if self.jobs > 1 else self.scans_per_s
         return (self.scans - self.scans_there) / rate + self.scans_there / self.feed_per_s
+
+    @property
+    def expected_most_s(self) -> float | None:
+        """The longer end of what to expect: the same work on cores that are not its own."""
+        expected = self.expected_s
+        return None if expected is None else expected * SLOWER_BY
 
     @property
     def disk_bytes(self) -> int | None:
@@ -266,13 +276,13 @@ class Plan:
                 f"{plural(self.bars, 'bar')}, {plural(self.days, 'day')}, {plural(self.scans, 'scan')}{there}"
             )
         cores = f"{self.jobs} of {plural(self.cores, 'core')}"
-        expected = self.expected_s
-        if self.scans_per_s is None or expected is None:
+        expected, most = self.expected_s, self.expected_most_s
+        if self.scans_per_s is None or expected is None or most is None:
             return f"plan: {size}; {cores}"
         needed = self.disk_bytes or 0
         return (
-            f"plan: {size}; {cores} at {self.scans_per_s:,.0f} scans/s (measured): about"
-            f" {duration(expected)}; disk {size_text(needed)} of {size_text(self.free_bytes)} free"
+            f"plan: {size}; {cores} at up to {self.scans_per_s:,.0f} scans/s (measured):"
+            f" {_span(expected, most)}; disk {size_text(needed)} of {size_text(self.free_bytes)} free"
         )
 
 
@@ -282,6 +292,12 @@ def duration(seconds: float) -> str:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60.0)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _span(least: float, most: float) -> str:
+    """A time to wait of which only the ends are known."""
+    low, high = duration(least), duration(most)
+    return f"about {low}" if low == high else f"{low} to {high}"
 
 
 def size_text(n_bytes: float) -> str:

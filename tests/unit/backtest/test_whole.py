@@ -34,7 +34,7 @@ from dolphin.journal.findings import MarketRows
 from dolphin.journal.ledger import ClosedTrade, Ledger, usdt
 from dolphin.journal.store import Journal
 from dolphin.market.columns import Columns
-from dolphin.market.scan_cache import CacheReader
+from dolphin.market.scan_cache import CacheReader, PartialDayError
 
 #: What two engines may tell differently of the same run.
 OTHER = {"wall_s", "folder", "report"}
@@ -154,6 +154,8 @@ def test_a_forewarner_begins_the_days_of_both_engines_and_is_repeated(
     assert ours["decisions_sha256"] == theirs["decisions_sha256"]
     assert ours["warnings"] == theirs["warnings"] == ["The forewarner answers with its fallback: a test."]
     assert (ours["trades"] == 0) == (gate == "RED")
+    n_days = len(long_cache.days())
+    assert ours["forewarner"] == theirs["forewarner"] == {"gates": {gate: n_days}, "days": n_days}
     for made in (settings.folder, folder):
         journal = read_journal(made)
         meta = journal.meta()
@@ -642,6 +644,45 @@ def test_a_half_built_day_is_refused_and_allowed_on_demand(
     assert ours["notes"] == theirs["notes"]
     assert ours["decisions_sha256"] == theirs["decisions_sha256"]
     assert findings(settings.folder) == []
+
+
+def test_a_build_without_its_end_is_refused_by_both_engines_unless_a_last_day_is_named(
+    tmp_path: Path, long_scans: list[Any], settings: BacktestSettings
+) -> None:
+    whole = write_cache(tmp_path / "whole-cache", long_scans)
+    days = whole.days()[:3]
+    path = whole.folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest |= {"finished": False, "days": {day: manifest["days"][day] for day in days}}
+    path.write_text(json.dumps(manifest))
+    cache = CacheReader(whole.folder)
+    for engine in (backtest, bar_by_bar):
+        with pytest.raises(PartialDayError, match=f"has not reached its end; last whole day {days[-1]}"):
+            engine(cache, settings)
+    assert not settings.folder.exists()
+    assert not settings.folder.with_name("steps").exists()
+    allowed, told = replace(settings, allow_partial=True), f"{days[-1]}: the build has not reached its end"
+    ours, (theirs, _) = backtest(cache, allowed), bar_by_bar(cache, allowed)
+    assert ours["partial"] == theirs["partial"] == [f"{told}, this is its last whole day"]
+    assert ours["notes"] == theirs["notes"]
+    named = backtest(cache, replace(settings, folder=tmp_path / "named", last_day=days[-1]))
+    assert (named["partial"], named["decisions_sha256"]) == ([], ours["decisions_sha256"])
+
+
+def test_missing_bars_of_the_days_are_counted(
+    tmp_path: Path, long_scans: list[Any], settings: BacktestSettings
+) -> None:
+    gone = {100, 101, 600}
+    kept = [
+        msgspec.structs.replace(scan, scan_number=k + 1)
+        for k, scan in enumerate(s for k, s in enumerate(long_scans) if k not in gone)
+    ]
+    cache = write_cache(tmp_path / "gaps", kept)
+    ours, (theirs, _) = backtest(cache, settings), bar_by_bar(cache, settings)
+    assert (ours["gaps"], ours["bars_missing"]) == (theirs["gaps"], theirs["bars_missing"]) == (2, 3)
+    one = backtest(cache, replace(settings, folder=tmp_path / "one", last_day=cache.days()[0]))
+    gaps = [gap for gap in cache.manifest.gaps if day_from_ns(gap[1]) == cache.days()[0]]
+    assert one["bars_missing"] == sum(gap[2] for gap in gaps)
 
 
 def test_a_hole_is_allowed_on_demand(long_cache: CacheReader, settings: BacktestSettings) -> None:

@@ -112,6 +112,12 @@ def test_a_run_takes_an_artefact(artefact: Path, tmp_path: Path) -> None:
         with contextlib.closing(Journal.read_only(tmp_path / name / "journal.db")) as journal:
             assert {MC_STATUSES[d.mc_status] for d in journal.decisions(0)} == {status}
         kept = json.loads((tmp_path / name / "settings.json").read_text())["forewarner"]
+        found = json.loads((tmp_path / name / "summary.json").read_text()).get("forewarner")
+        assert (found is None) == (name == "none")
+        if found is not None:
+            assert found["gates"] == {status: found["days"]}
+            assert f"  forewarner {status} on {found['days']} of" in told.out
+            assert ("trained on" in told.out) == (name == "real")
         if name == "real":
             assert kept == json.loads((artefact / "manifest.json").read_text())["model_sha256"]
         else:

@@ -17,6 +17,7 @@ from command_line import Baseline, spawn
 from dolphin.commands import shared, telling
 from dolphin.domain import codes
 from dolphin.domain.decision import Decision
+from dolphin.host.summary import forewarner_told
 
 NOON_NS = 1_617_451_200_000_000_000
 
@@ -240,6 +241,11 @@ def test_a_run_in_a_real_terminal_of_80_columns(baseline: Baseline, tmp_path: Pa
             {"win_rate": 0.495, "sharpe": 2.84, "profit_factor": 1.141},
             "  quality    win rate 49.5 %, profit factor 1.141, Sharpe 2.84",
         ),
+        ({"bars_missing": 434, "gaps": 2}, "             434 bars missing in 2 gaps"),
+        (
+            {"sharpe": 2.84, "stub_days": {"2021-05-01": 1}},
+            "             2021-05-01 has only 1 bar, and Sharpe counts it as a day",
+        ),
         ({"max_drawdown": 0.158}, "  drawdown   15.80 % at most, marked on every bar"),
         ({"certified_bits_min": None}, "  scans      349 of 1,100 bars, not certified"),
         ({"ledger_balanced": False}, "  ledger     DOES NOT BALANCE; `dolphin audit out` names the rows"),
@@ -252,6 +258,48 @@ def test_summary_lines(
 ) -> None:
     telling.print_summary({**baseline.summary, "folder": "out", **changes})
     assert line in capsys.readouterr().out.splitlines()
+
+
+def test_an_ordinary_summary_has_no_line_of_gaps_stubs_or_forewarner(
+    baseline: Baseline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = {"sharpe": None, "stub_days": {"2021-05-01": 1}, "gaps": 0, "bars_missing": 0}
+    telling.print_summary({**baseline.summary, "folder": "out", **few})
+    out = capsys.readouterr().out
+    assert not re.search("missing|only 1 bar|forewarner", out)
+
+
+@pytest.mark.parametrize(
+    ("found", "lines"),
+    [
+        (None, []),
+        ({"gates": {}, "days": 0}, ["  forewarner asked on no day"]),
+        ({"gates": {"OK": 1}, "days": 1}, ["  forewarner OK on 1 of 1 day"]),
+        (
+            forewarner_told({"RED": 1, "ORANGE": 2}, ["d1", "d3"], ["d1", "d2", "d3"]),
+            [
+                "  forewarner ORANGE on 2 of 3 days, half size; RED on 1 of 3 days, no entries",
+                "             trained on 2 days of d1 to d3, all of them inside this period: it knew those days",
+            ],
+        ),
+        (
+            forewarner_told({"OK": 1}, ["d1", "d3"], ["d3"]),
+            [
+                "  forewarner OK on 1 of 1 day",
+                "             trained on 2 days of d1 to d3, 1 of them inside this period: it knew those days",
+            ],
+        ),
+        (
+            forewarner_told({"OK": 1}, ["d1", "d3"], ["d2"]),
+            [
+                "  forewarner OK on 1 of 1 day",
+                "             trained on 2 days of d1 to d3, none of them inside this period",
+            ],
+        ),
+    ],
+)
+def test_what_the_forewarner_did(found: dict[str, Any] | None, lines: list[str]) -> None:
+    assert telling.forewarner_lines(found) == lines
 
 
 def test_the_message_about_compiling_comes_only_when_needed(

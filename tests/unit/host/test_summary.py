@@ -7,6 +7,7 @@ import statistics
 import sys
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,14 @@ from scan_market import scans, traded
 
 from dolphin.domain.clock import NS_PER_DAY, NS_PER_S
 from dolphin.domain.params import NAMED_SETS
-from dolphin.host.summary import daily_closes, max_drawdown, sharpe_ratio, summarise
+from dolphin.host.summary import (
+    daily_closes,
+    max_drawdown,
+    sharpe_ratio,
+    stub_days,
+    summarise,
+    training_days,
+)
 from dolphin.journal.audit import audit
 from dolphin.journal.ledger import usdt
 from dolphin.journal.store import Journal
@@ -97,3 +105,31 @@ def test_a_day_closes_with_its_last_mark() -> None:
     stamps = np.array([5, NS_PER_DAY - 1, NS_PER_DAY, 2 * NS_PER_DAY])
     assert daily_closes(stamps, np.array([1.0, 2.0, 3.0, 4.0])) == [2.0, 3.0, 4.0]
     assert daily_closes(stamps[:0], np.array([])) == []
+
+
+@pytest.mark.parametrize(
+    ("bars", "stubs"),
+    [
+        ([], {}),
+        ([1], {}),
+        ([688, 1440, 1440, 1], {"1970-01-04": 1}),
+        ([14, 1440, 1440, 15], {"1970-01-01": 14}),
+        ([1440, 1, 1440, 1440], {}),  # in the middle it is a gap, not an end
+        ([1, 1440, 1440, 14], {"1970-01-01": 1, "1970-01-04": 14}),
+    ],
+)
+def test_only_the_ends_can_be_stubs(bars: list[int], stubs: dict[str, int]) -> None:
+    stamps = [day * NS_PER_DAY + bar * 60 * NS_PER_S for day, n in enumerate(bars) for bar in range(n)]
+    assert stub_days(np.array(stamps, np.int64)) == stubs
+
+
+def test_the_days_of_a_training_are_those_of_its_groups_and_those_held_out() -> None:
+    days = {"teaching": [["d1", "d4"], ["d2"]], "held_out": ["d3"], "left_out": ["d9: 1 bar"]}
+    artefact = SimpleNamespace(manifest={"days": days})
+    assert training_days(SimpleNamespace(artefact=artefact)) == ("d1", "d2", "d3", "d4")
+    for unknown in (
+        None,
+        SimpleNamespace(artefact=None),
+        SimpleNamespace(artefact=SimpleNamespace(manifest={})),
+    ):
+        assert training_days(unknown) == ()

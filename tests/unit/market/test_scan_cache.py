@@ -20,6 +20,7 @@ from dolphin.market.scan_cache import (
     CacheFeed,
     CacheReader,
     CacheWriter,
+    PartialDayError,
     compact_day,
     is_cache,
     verify_day,
@@ -186,6 +187,46 @@ def test_a_half_built_day_is_refused_unless_partial_days_are_allowed(tmp_path):
     assert not reader.manifest.finished
 
 
+def test_a_build_without_its_end_is_refused_unless_a_last_day_is_named(tmp_path):
+    def reader_of(n, end=None):
+        root = tmp_path / f"{n}{end}"
+        writer = CacheWriter(root, SYMBOLS, INTERVAL, SOURCE)
+        for scan in day_of_scans(n=n):
+            writer.add(scan)
+        if end is not None:
+            writer.finish(complete=end)
+        return CacheReader(root)
+
+    killed = reader_of(49)  # two days are closed; the third was in hand when it was killed
+    assert killed.days() == ("2026-01-05", "2026-01-06")
+    for last_day in (None, "2026-01-07", "2026-02-01"):
+        with pytest.raises(PartialDayError) as error:
+            killed.check_end(last_day)
+        assert one_line(error) == (
+            f"{killed.folder}: the build has not reached its end; last whole day 2026-01-06: run data build"
+            " again, or name the last day (--to, last_day)"
+        )
+        assert len(killed.check_end(last_day, allow_partial=True)) == 1
+    for last_day in ("2026-01-05", "2026-01-06"):
+        assert killed.check_end(last_day) == []
+    assert reader_of(49, True).check_end() == []
+    half = reader_of(49, False)  # here the day itself is refused, by its name
+    assert half.check_end() == []
+    with pytest.raises(PartialDayError, match="half built"):
+        half.check("2026-01-07")
+
+
+def test_gaps_are_those_between_the_first_and_the_last_of_the_days(tmp_path):
+    scans = [make_scan(k, T0 + (k - 1 + 2 * (k > 4) + 3 * (k > 28)) * INTERVAL) for k in range(1, 60)]
+    build(tmp_path, scans)
+    reader = CacheReader(tmp_path)
+    days = reader.days()
+    assert [gap.n_missing for gap in reader.gaps(days)] == [2, 3]
+    assert [gap.n_missing for gap in reader.gaps(days[:1])] == [2]
+    assert [gap.n_missing for gap in reader.gaps(days[1:2])] == [3]
+    assert reader.gaps(()) == ()
+
+
 def test_a_hole_in_the_numbers_is_never_whole(tmp_path):
     build(tmp_path, [s for s in day_of_scans() if s.scan_number != 7])
     with pytest.raises(DataError, match=r"1 hole in its scan numbers"):
@@ -255,27 +296,45 @@ class TestDamage:
         assert self.DAY in one_line(error)
         assert words in str(error.value)
 
-    def test_other_content(self, tmp_path):
+    @pytest.mark.parametrize("allow_partial", [False, True])
+    def test_other_content_is_never_admitted(self, tmp_path, allow_partial):
         path = self.make(tmp_path)
-        table = pq.read_table(path)
-        pq.write_table(table, path, compression="gzip")
-        self.refused(tmp_path, "not what the manifest records")
-        assert len(CacheReader(tmp_path).check(self.DAY, allow_partial=True)) == 1
+        pq.write_table(pq.read_table(path), path, compression="gzip")  # the same rows, other bytes
+        with pytest.raises(DataError) as error:
+            CacheReader(tmp_path).check(self.DAY, allow_partial)
+        assert not isinstance(error.value, PartialDayError)
+        assert one_line(error) == (
+            f"{path}: {self.DAY} is refused: its content is not what the manifest records; build it again"
+        )
 
-    def test_fewer_rows(self, tmp_path):
+    def test_every_flipped_byte_is_refused(self, tmp_path):
         path = self.make(tmp_path)
-        pq.write_table(pq.read_table(path).slice(0, 12), path)
-        faults = CacheReader(tmp_path).check(self.DAY, allow_partial=True)
-        assert any("12 rows, the manifest has 24" in fault for fault in faults)
-        assert any("its last scan is of 11:00:00, the manifest has 23:00:00" in fault for fault in faults)
-        self.refused(tmp_path, "is refused")
+        content = path.read_bytes()
+        for at in range(0, len(content), 31):
+            path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+            with pytest.raises(DataError, match=self.DAY) as error:
+                CacheReader(tmp_path).check(self.DAY, allow_partial=True)
+            assert not isinstance(error.value, PartialDayError)
 
-    def test_a_row_out_of_the_middle(self, tmp_path):
+    @pytest.mark.parametrize(
+        "rows", [[*range(12)], [*range(10), *range(11, 24)], [*range(24), 23]], ids=["few", "hole", "many"]
+    )
+    def test_other_rows_are_counted(self, tmp_path, rows):
         path = self.make(tmp_path)
-        table = pq.read_table(path)
-        pq.write_table(table.take([*range(10), *range(11, 24)]), path)
-        faults = CacheReader(tmp_path).check(self.DAY, allow_partial=True)
-        assert any("1 hole in its scan numbers" in fault for fault in faults)
+        pq.write_table(pq.read_table(path).take(rows), path)
+        with pytest.raises(DataError) as error:
+            CacheReader(tmp_path).check(self.DAY, allow_partial=True)
+        assert f"not what the manifest records ({len(rows)} of 24 rows); build it again" in one_line(error)
+
+    def test_building_again_heals_a_day_that_is_another(self, tmp_path):
+        build(tmp_path, day_of_scans(n=72))
+        folder = tmp_path / "scan_cache"
+        whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+        path = folder / "2026-01-06.parquet"
+        path.write_bytes(path.read_bytes()[:-9] + b"x" + path.read_bytes()[-8:])
+        writer = build(tmp_path, day_of_scans(n=72))
+        assert writer.n_passed == 24
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
 
     def test_cut_off(self, tmp_path):
         path = self.make(tmp_path)

@@ -6,6 +6,7 @@ import fcntl
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from dolphin.scan.scanner import Scanner
 from dolphin.services import cache_build
 from dolphin.services.cache_build import (
     LEAD,
+    SLOWER_BY,
     BarFold,
     DayBars,
     Plan,
@@ -327,9 +329,11 @@ def test_the_plan_of_a_year_without_making_it() -> None:
         scans_per_s=6_000.0, feed_per_s=60_000.0, bytes_per_scan=300.0, free_bytes=75_000_000_000,
     )  # fmt: skip
     assert plan.expected_s == pytest.approx(1_000.0 + 5.12)
+    assert plan.expected_most_s == pytest.approx(SLOWER_BY * plan.expected_s)
+    assert replace(plan, scans_per_s=None).expected_most_s is None
     assert plan.text() == (
-        "plan: 6,307,951 bars, 365 days, 6,307,200 scans (307,200 there); 8 of 8 cores at 6,000 scans/s"
-        " (measured): about 17 min; disk 1.8 GB of 75 GB free"
+        "plan: 6,307,951 bars, 365 days, 6,307,200 scans (307,200 there); 8 of 8 cores at up to 6,000"
+        " scans/s (measured): 17 min to 37 min; disk 1.8 GB of 75 GB free"
     )
 
 
