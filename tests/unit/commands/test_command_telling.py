@@ -276,24 +276,24 @@ def test_an_ordinary_summary_has_no_line_of_gaps_stubs_or_forewarner(
         ({"gates": {}, "days": 0}, ["  forewarner asked on no day"]),
         ({"gates": {"OK": 1}, "days": 1}, ["  forewarner OK on 1 of 1 day"]),
         (
-            forewarner_told({"RED": 1, "ORANGE": 2}, ["d1", "d3"], ["d1", "d2", "d3"]),
+            forewarner_told({"RED": 1, "ORANGE": 2}, ["a", "c"], ["a", "b", "c"]),
             [
                 "  forewarner ORANGE on 2 of 3 days, half size; RED on 1 of 3 days, no entries",
-                "             trained on 2 days of d1 to d3, all of them inside this period: it knew those days",
+                "             trained on 2 days of a to c, all of them inside this period: it knew those days",
             ],
         ),
         (
-            forewarner_told({"OK": 1}, ["d1", "d3"], ["d3"]),
+            forewarner_told({"OK": 1}, ["a", "c"], ["c"]),
             [
                 "  forewarner OK on 1 of 1 day",
-                "             trained on 2 days of d1 to d3, 1 of them inside this period: it knew those days",
+                "             trained on 2 days of a to c, 1 of them inside this period: it knew those days",
             ],
         ),
         (
-            forewarner_told({"OK": 1}, ["d1", "d3"], ["d2"]),
+            forewarner_told({"OK": 1}, ["a", "c"], ["b"]),
             [
                 "  forewarner OK on 1 of 1 day",
-                "             trained on 2 days of d1 to d3, none of them inside this period",
+                "             trained on 2 days of a to c, none of them inside this period",
             ],
         ),
     ],
