@@ -214,7 +214,7 @@ def forewarner_lines(found: Mapping[str, Any] | None) -> list[str]:
         inside, every = found["trained_days_inside"], found["trained_days"]
         span = f"{found['trained_first_day']} to {found['trained_last_day']}"
         where = (
-            f"{'all' if inside == every else f'{inside:,}'} of them inside this period: it knew those days"
+            f"{'all' if inside == every else f'{inside:,}'} of them inside this period: it knew them"
             if inside
             else "none of them inside this period"
         )

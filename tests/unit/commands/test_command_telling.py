@@ -279,14 +279,14 @@ def test_an_ordinary_summary_has_no_line_of_gaps_stubs_or_forewarner(
             forewarner_told({"RED": 1, "ORANGE": 2}, ["a", "c"], ["a", "b", "c"]),
             [
                 "  forewarner ORANGE on 2 of 3 days, half size; RED on 1 of 3 days, no entries",
-                "             trained on 2 days of a to c, all of them inside this period: it knew those days",
+                "             trained on 2 days of a to c, all of them inside this period: it knew them",
             ],
         ),
         (
             forewarner_told({"OK": 1}, ["a", "c"], ["c"]),
             [
                 "  forewarner OK on 1 of 1 day",
-                "             trained on 2 days of a to c, 1 of them inside this period: it knew those days",
+                "             trained on 2 days of a to c, 1 of them inside this period: it knew them",
             ],
         ),
         (
