@@ -14,8 +14,8 @@ Recomputes leverage, notional, exit fill, order-book edge and every cash flow in
 decimal arithmetic, compares entry and exit prices with the stored scans, and
 checks that bars, positions, trades and legs fit together, and that summary.json
 tells what the journal holds. A backtest's bars and prices are compared one by
-one with its scan cache, read again with its checksums, where that is still there
-and the same; else they are not proved, and the last line says so.
+one with its scan cache, read again with its checksums, where that is still
+there and the same; else they are not proved, and the last line says so.
 Exit 0 only if nothing is found.
 """
 
