@@ -7,6 +7,7 @@ import dataclasses
 import json
 import textwrap
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +41,9 @@ settings.yml holds names of parameters and the values to try:
 
 Writes study.json and study.html, with the verdict first. Every figure that it
 rests on is after fees and slippage and without the imagined order-book edge.
-Bindings of sweeps on the same days count as trials, from sweep_trials.json
-beside the cache; --trials-before says another number, 0 for none.
+Its settings enter the cache's sweep_trials.json. What sweeps and other studies
+tried on any of these days counts as trials before it, by that ledger;
+--trials-before says another number, 0 for none.
 Exit 0 whatever the verdict is.
 """
 
@@ -60,7 +62,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         ("folds", "folds of the cross-validation (default 6)"),
         ("shifts", "shifted runs of the signals, at most (default 499)"),
         ("reps", "bootstrap resamples (default 2000)"),
-        ("trials-before", "settings tried before, counted as trials (default: the cache's ledger of sweeps)"),
+        ("trials-before", "settings tried before, counted as trials (default: the cache's ledger)"),
         ("study-seed", "seed of the resampling (default 1)"),
     ):
         parser.add_argument(f"--{name}", type=int, metavar="N", help=text)
@@ -77,14 +79,14 @@ def execute(args: argparse.Namespace) -> int:
     config = load_config(args)
     name, params = parameter_set(config)
 
-    from dolphin.backtest.sweep.trials import TrialLedger
+    from dolphin.backtest.sweep.trials import FELL_BACK, Entry, TrialLedger, data_sha256
     from dolphin.commands.run import default_folder
     from dolphin.host.finish import write_text
     from dolphin.journal.store import require_writable
     from dolphin.market.columns import period_inputs
     from dolphin.market.scan_cache import CacheReader
     from dolphin.report.study import render
-    from dolphin.research.study import Study, grid_of, named_grid, study
+    from dolphin.research.study import Study, named_grid, study, trials_digest, trials_of
 
     folder = Path(config["out"]) if config["out"] else default_folder(name, "study")
     given = {
@@ -103,18 +105,17 @@ def execute(args: argparse.Namespace) -> int:
         vol_threshold=config["vol_threshold"],
         **given,
     )
-    grid_of(params, asked.grid)
+    trials = trials_of(asked)
     if (folder / "study.json").exists():
         raise StoreError(f"{folder}: a study is here already; choose another --out")
     cache = CacheReader(Path(args.cache))
     columns = columns_of(cache, args)
+    ledger = TrialLedger(Path(args.cache), folder)
+    first_day, last_day, data = columns.days[0], columns.days[-1], data_sha256(cache, columns.days)
+    key = f"study-{trials_digest(asked)[:16]}-{data[:16]}"
     if args.trials_before is None:
-        ledger = TrialLedger(Path(args.cache), folder)
-        asked = dataclasses.replace(
-            asked,
-            trials_before=ledger.total(columns.days[0], columns.days[-1]),
-            trials_ledger=ledger.path.name,
-        )
+        before = ledger.total(first_day, last_day, but=key)
+        asked = dataclasses.replace(asked, trials_before=before, trials_ledger=ledger.told)
     require_writable(folder)
     if not args.json:
         days = plural(len(columns.days), "day")
@@ -135,17 +136,24 @@ def execute(args: argparse.Namespace) -> int:
             say(f"{phase}: {done:,} of {total:,}")
 
     found = study(period_inputs(columns), asked, source, on_progress)
+    # Before anybody can see a figure of it: what was seen is counted.
+    entry = Entry(data=data, first_day=first_day, last_day=last_day, trials=len(trials), folder=folder.name)
+    ledger.put(key, entry)
     write_text(folder / "study.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
     write_text(folder / "study.html", render(found))
     if args.json:
         print_json(found)
     else:
-        tell(told(found, folder))
+        entered = [
+            f"{plural(len(trials), 'setting')} entered in {ledger.path}",
+            *[FELL_BACK] * ledger.fell_back,
+        ]
+        tell(told(found, folder, entered))
     return 0
 
 
-def told(found: dict[str, Any], folder: Path) -> str:
-    """The verdict as a terminal shows it."""
+def told(found: dict[str, Any], folder: Path, entered: Sequence[str] = ()) -> str:
+    """The verdict as a terminal shows it; `entered` says what the ledger of trials was given."""
     verdict = found["verdict"]
     marks = {True: "passed", False: "not passed", None: "open"}
     lines = [verdict["headline"], ""]
@@ -159,6 +167,7 @@ def told(found: dict[str, Any], folder: Path) -> str:
     lines += [
         "",
         f"  result     {found['result_sha256']}",
+        *(f"  {'' if k else 'trials':9}  {text}" for k, text in enumerate(entered)),
         f"  report     {folder / 'study.html'}",
     ]
     return "\n".join(lines)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from dolphin.commands.shared import add_json, figure, plural, print_json, say, share, tell
+from dolphin.commands.telling import WorkDisplay
 from dolphin.domain.errors import DataError, UsageError
 
 #: Seconds between two tellings of progress: on a terminal, and in a log.
@@ -74,6 +73,7 @@ def execute(args: argparse.Namespace) -> int:
 
     from dolphin.backtest.sweep.plan import read_plan, told_design
     from dolphin.backtest.sweep.run import sweep
+    from dolphin.backtest.sweep.trials import FELL_BACK, TrialLedger
     from dolphin.market.scan_cache import CacheReader, PartialDayError
 
     plan = read_plan(Path(args.plan))
@@ -85,7 +85,8 @@ def execute(args: argparse.Namespace) -> int:
     if not args.json:
         say(f"sweeping {told_design(plan)}, around {plan.base} on {args.cache} → {folder}")
     try:
-        with Telling(quiet=args.json) as telling:
+        telling = Telling(quiet=args.json)
+        with telling:
             done = sweep(
                 plan,
                 cache,
@@ -103,6 +104,7 @@ def execute(args: argparse.Namespace) -> int:
 
     judged = worth(done)
     found = summary(done, folder, judged)
+    found["ledger_fell_back"] = TrialLedger(Path(args.cache), folder).fell_back
     if not args.no_report:
         from dolphin.host.finish import write_text
         from dolphin.report.sweep import render
@@ -112,7 +114,7 @@ def execute(args: argparse.Namespace) -> int:
     if args.json:
         print_json(found)
     else:
-        tell(told(found))
+        tell(told(found, [FELL_BACK] * found["ledger_fell_back"]))
     return 0
 
 
@@ -172,6 +174,7 @@ def summary(done: Any, folder: Path, judged: dict[str, Any]) -> dict[str, Any]:
         "overfitting": judged["overfitting"],
         "deflated": judged["deflated"],
         "interval": judged["interval"],
+        "without_edge": judged["without_edge"],
         "folder": str(folder),
         "bindings": len(done.rows),
         "computed": done.computed,
@@ -245,8 +248,8 @@ def page(done: Any, judged: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def told(found: dict[str, Any]) -> str:
-    """The same for a terminal."""
+def told(found: dict[str, Any], of_ledger: Sequence[str] = ()) -> str:
+    """The same for a terminal; `of_ledger` says what the ledger of trials cannot know."""
     rate = f" in {found['seconds']:.1f} s, {found['bindings_per_s']:,.0f}/s" if found["computed"] else ""
     cut = [f"  pieces     {found['pieces']} of the period, one after the other"] * (found["pieces"] > 1)
     lines = [found["headline"], ""]
@@ -260,6 +263,7 @@ def told(found: dict[str, Any]) -> str:
     lines += _told_refused(found["refused_by_rule"])
     lines += [
         f"  trials     {found['trials_ledger']:,} on any of these days, by {found['ledger']}",
+        *(f"             {text}" for text in of_ledger),
         f"  result     {found['result_sha256']}",
         f"  results    {Path(found['folder']) / 'results'}",
         *([f"  report     {found['report']}"] if found["report"] else []),
@@ -274,39 +278,12 @@ def _told_refused(rules: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-class Telling:
-    """Progress of a sweep on stderr: a live bar on a terminal, a line now and then elsewhere.
-
-    `clock` gives seconds; tests bring their own.
-    """
+class Telling(WorkDisplay):
+    """Progress of a sweep: the display of long work, with how fast it goes and how long it will take."""
 
     def __init__(self, *, quiet: bool, clock: Callable[[], float] = time.monotonic) -> None:
-        self._quiet = quiet
-        self._clock = clock
-        self._live = not quiet and sys.stderr.isatty()
-        self._bar: Any = None
-        self._task: Any = None
-        self._told_at = clock()
+        super().__init__(quiet=quiet, clock=clock)
         self._begun: tuple[str, int, float] | None = None
-
-    def __enter__(self) -> Telling:
-        if self._live:
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-            self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[text]}"),
-                TimeRemainingColumn(), console=Console(stderr=True), refresh_per_second=4, transient=True,
-            )  # fmt: skip
-            self._bar.start()
-            self._task = self._bar.add_task("reading", total=None, text="")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
     def __call__(self, phase: str, done: int, total: int) -> None:
         """Take note of how far a phase is; tell it when it is time."""

@@ -81,7 +81,7 @@ def render(told: Mapping[str, Any], timestamp_ns: IntArray, original: FloatArray
             body,
             f'<script type="application/json" id="report-data">{json_for_script(content)}</script>\n',
             f"<script>{_drawing_library()}</script>\n",
-            f"<script>\n{_asset('study.js')}</script>\n</body>\n</html>\n",
+            f"<script>\n{_asset('drawings.js')}</script>\n</body>\n</html>\n",
         )
     )
 

@@ -14,9 +14,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dolphin.report.figures import Figure, Json, template
-from dolphin.report.page import _POLICY, _asset, _drawing_library, json_for_script
-from dolphin.report.sections import _LOGO, _card, _copy, _figure, _pairs, _panel, _short, _tone
+from dolphin.report.figures import Figure, Json
+from dolphin.report.judged import document, top_bar, verdict_section
+from dolphin.report.sections import _card, _copy, _figure, _pairs, _panel, _short, _tone
 from dolphin.report.text import MINUS, count, esc, number, percent, plural
 
 _NAV = (
@@ -34,7 +34,6 @@ _FIGURES: tuple[tuple[str, str, Any], ...] = (
     ("max_drawdown", "Max drawdown", percent),
     ("win_rate", "Win rate", lambda x: percent(x, 1)),
 )
-_MARKS = {True: ("pass", "✓", "passed"), False: ("fail", "✕", "not passed"), None: ("open", "?", "open")}
 
 _WORDS: tuple[tuple[str, str], ...] = (
     ("out of sample", "Judged on days that had no say in which setting was chosen."),
@@ -69,16 +68,13 @@ def render(study: Mapping[str, Any]) -> str:
     """
     drawn = _figures(study)
     labels = {figure.name: figure.label for figure in drawn}
-    content = {
-        "template": template(),
-        "figures": {f.name: {"data": f.data, "layout": f.layout, "label": f.label} for f in drawn},
-    }
+    reasons = [f"<b>{esc(x['about'])}.</b> {esc(x['text'])}" for x in study["verdict"]["sentences"]]
     body = "".join(
         (
-            _top_bar(),
+            top_bar("study", _NAV),
             '<main id="main">\n',
             _header(study),
-            _verdict(study),
+            verdict_section(study["verdict"], reasons),
             _tested(study, labels),
             _ranges(study),
             _search(study, labels),
@@ -90,33 +86,7 @@ def render(study: Mapping[str, Any]) -> str:
             "Past results say nothing certain about future ones.</p></footer>\n",
         )
     )
-    return "".join(
-        (
-            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
-            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n',
-            '<meta name="color-scheme" content="light dark">\n',
-            f"<title>Study of {esc(study['set']['name'])} · DOLPHIN</title>\n",
-            f"<style>\n{_asset('page.css')}{_asset('study.css')}</style>\n",
-            f"<script>{_asset('theme.js')}</script>\n</head>\n<body>\n",
-            body,
-            f'<script type="application/json" id="report-data">{json_for_script(content)}</script>\n',
-            f"<script>{_drawing_library()}</script>\n",
-            f"<script>\n{_asset('study.js')}</script>\n</body>\n</html>\n",
-        )
-    )
-
-
-def _top_bar() -> str:
-    links = "".join(f'<a href="#{name}">{label}</a>' for name, label in _NAV)
-    return (
-        '<a class="skip" href="#main">Skip to the study</a>\n'
-        f'<div class="bar"><div class="bar-in"><span class="brand">{_LOGO}DOLPHIN</span>'
-        f'<nav aria-label="Sections">{links}</nav>'
-        '<button type="button" id="theme" class="ghost" aria-label="Switch between light and dark">'
-        '<span aria-hidden="true">◐</span><span class="wide"> Theme</span></button></div></div>\n'
-        '<noscript><p class="callout warn">The drawings need JavaScript. It runs offline.</p></noscript>\n'
-    )
+    return document(f"Study of {study['set']['name']}", body, drawn, ["study.css"])
 
 
 def _header(s: Mapping[str, Any]) -> str:
@@ -127,25 +97,6 @@ def _header(s: Mapping[str, Any]) -> str:
         f"{esc(days[-1])}, {count(s['n_bars'])} bars of {number(s['bar_seconds'], 0)} s from <b>{esc(s['source'].get('name', ''))}</b>. "
         "Everything is after fees and slippage and without the imagined order-book edge, unless it says otherwise.</p></header>\n"
     )
-
-
-def _verdict(s: Mapping[str, Any]) -> str:
-    v = s["verdict"]
-    reasons = "".join(f"<li><b>{esc(x['about'])}.</b> {esc(x['text'])}</li>" for x in v["sentences"])
-    rows = []
-    for check in v["checks"]:
-        kind, mark, spoken = _MARKS[check["passed"]]
-        rows.append(
-            f'<tr class="{kind}"><td class="mark"><span aria-hidden="true">{mark}</span><span class="sr">{spoken}</span></td>'
-            f'<td>{esc(check["question"])}<small>{esc(check["rule"])}</small></td><td class="value">{esc(check["value"])}</td></tr>'
-        )
-    cautions = "".join(f"<li>{esc(text)}</li>" for text in v["cautions"])
-    return (
-        f'<section class="verdict {esc(v["answer"])}" id="verdict" aria-label="Verdict"><p class="answer">{esc(v["headline"])}</p>'
-        f"<ul>{reasons}</ul><h2>The four questions</h2>"
-        f'<table class="checks"><tbody>{"".join(rows)}</tbody></table>'
-        f'<h2>Before you rely on it</h2><ul class="cautions">{cautions}</ul></section>\n'
-    ).replace("The four questions", "The questions" if len(rows) != 4 else "The four questions")
 
 
 def _shown(value: Any) -> str:
@@ -287,9 +238,7 @@ def _search(s: Mapping[str, Any], labels: Mapping[str, str]) -> str:
             lead,
         )
     before, ledger = s["settings"]["trials_before"], s["settings"].get("trials_ledger", "")
-    earlier = (
-        f" and {count(before)} before{f', by {esc(ledger)} of the cache' if ledger else ''}" if before else ""
-    )
+    earlier = f" and {count(before)} before{f', by {esc(ledger)}' if ledger else ''}" if before else ""
     lead = f"{plural(len(s['trials']), 'setting')} were run on these days{earlier}. The more one tries, the better the luckiest one looks."
     return (
         _panel(
@@ -339,7 +288,7 @@ def _timing(s: Mapping[str, Any], labels: Mapping[str, str]) -> str:
         )
     lead = (
         f"The signals rolled against the prices by {count(n['n_shifts'])} evenly spaced shifts, {count(n['spacing_bars'])} bars apart "
-        f"(nothing nearer than {count(n['distance_bars'])} bars counts as shifted), each traded by the same engine. p = {number(n['p_value'], 3)}."
+        f"(nothing nearer than {count(n['distance_bars'])} bars counts as shifted), each traded by the same engine. p = {number(n['p_value'], 3)}; so many shifts can give {number(1.0 / (1.0 + n['n_shifts']), 3)} at best."
     )
     caption = (
         "Mean net per trade of its size, centred and divided by its standard error, so that wild hours do not pass for skill. "

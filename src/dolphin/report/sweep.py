@@ -20,16 +20,15 @@ from typing import Any
 import numpy as np
 
 from dolphin.domain.bar import FloatArray, IntArray
-from dolphin.report.figures import Figure, Json, template
-from dolphin.report.page import _POLICY, _asset, _drawing_library, json_for_script
-from dolphin.report.sections import _LOGO, _card, _copy, _figure, _pairs, _panel, _short, _tone
+from dolphin.report.figures import Figure, Json
+from dolphin.report.judged import document, top_bar, verdict_section
+from dolphin.report.sections import _card, _copy, _figure, _pairs, _panel, _short, _tone
 from dolphin.report.text import DASH, count, esc, number, number_of, percent, plural
 
 _NAV = (
     ("verdict", "Verdict"), ("ranking", "Ranking"), ("spread", "All settings"), ("profiles", "Parameters"),
     ("maps", "Maps"), ("equity", "Equity"), ("method", "Method"), ("glossary", "Glossary"),
 )  # fmt: skip
-_MARKS = {True: ("pass", "✓", "passed"), False: ("fail", "✕", "not passed"), None: ("open", "?", "open")}
 #: Values of a parameter that are drawn one by one; more are put into as many bins.
 CATEGORIES_MAX = 14
 BINS = 8
@@ -100,16 +99,12 @@ def render(found: Mapping[str, Any]) -> str:
         *maps,
     ]
     labels = {figure.name: figure.label for figure in drawn}
-    content = {
-        "template": template(),
-        "figures": {f.name: {"data": f.data, "layout": f.layout, "label": f.label} for f in drawn},
-    }
     body = "".join(
         (
-            _top_bar(),
+            top_bar("sweep", _NAV),
             '<main id="main">\n',
             _header(found),
-            _verdict(found),
+            verdict_section(found["worth"], [esc(text) for text in found["worth"]["sentences"]]),
             _ranking(found),
             _spread(found, labels),
             _profiles(found, moving, labels),
@@ -121,21 +116,7 @@ def render(found: Mapping[str, Any]) -> str:
             "Past results say nothing certain about future ones.</p></footer>\n",
         )
     )
-    return "".join(
-        (
-            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
-            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n',
-            '<meta name="color-scheme" content="light dark">\n',
-            f"<title>Sweep around {esc(found['plan']['base'])} · DOLPHIN</title>\n",
-            f"<style>\n{_asset('page.css')}{_asset('study.css')}{_asset('sweep.css')}</style>\n",
-            f"<script>{_asset('theme.js')}</script>\n</head>\n<body>\n",
-            body,
-            f'<script type="application/json" id="report-data">{json_for_script(content)}</script>\n',
-            f"<script>{_drawing_library()}</script>\n",
-            f"<script>\n{_asset('study.js')}</script>\n</body>\n</html>\n",
-        )
-    )
+    return document(f"Sweep around {found['plan']['base']}", body, drawn, ["study.css", "sweep.css"])
 
 
 # ---- values ---------------------------------------------------------------------------------------------------
@@ -196,18 +177,6 @@ def _quantile(values: FloatArray, q: float) -> float | None:
 # ---- markup ---------------------------------------------------------------------------------------------------
 
 
-def _top_bar() -> str:
-    links = "".join(f'<a href="#{name}">{label}</a>' for name, label in _NAV)
-    return (
-        '<a class="skip" href="#main">Skip to the sweep</a>\n'
-        f'<div class="bar"><div class="bar-in"><span class="brand">{_LOGO}DOLPHIN</span>'
-        f'<nav aria-label="Sections">{links}</nav>'
-        '<button type="button" id="theme" class="ghost" aria-label="Switch between light and dark">'
-        '<span aria-hidden="true">◐</span><span class="wide"> Theme</span></button></div></div>\n'
-        '<noscript><p class="callout warn">The drawings need JavaScript. It runs offline.</p></noscript>\n'
-    )
-
-
 def _header(found: Mapping[str, Any]) -> str:
     data, plan = found["data"], found["plan"]
     design = {"grid": "a grid", "random": "a random design", "sobol": "a Sobol design"}[plan["design"]]
@@ -220,25 +189,6 @@ def _header(found: Mapping[str, Any]) -> str:
         f'<p class="lead">{design[:1].upper()}{design[1:]} over {plural(len(found["axes"]), "parameter")} around <b>{esc(plan["base"])}</b>, '
         f"{plural(data['days'], 'day')}, {esc(data['first_day'])} to {esc(data['last_day'])}, {count(data['bars'])} bars of "
         f"{plural(data['assets'], 'asset')} from <b>{esc(data['source'])}</b>. After fees and slippage, {edge}.</p></header>\n"
-    )
-
-
-def _verdict(found: Mapping[str, Any]) -> str:
-    w = found["worth"]
-    reasons = "".join(f"<li>{esc(text)}</li>" for text in w["sentences"])
-    rows = []
-    for check in w["checks"]:
-        kind, mark, spoken = _MARKS[check["passed"]]
-        rows.append(
-            f'<tr class="{kind}"><td class="mark"><span aria-hidden="true">{mark}</span><span class="sr">{spoken}</span></td>'
-            f'<td>{esc(check["question"])}<small>{esc(check["rule"])}</small></td><td class="value">{esc(check["value"])}</td></tr>'
-        )
-    cautions = "".join(f"<li>{esc(text)}</li>" for text in w["cautions"])
-    return (
-        f'<section class="verdict {esc(w["answer"])}" id="verdict" aria-label="Verdict"><p class="answer">{esc(w["headline"])}</p>'
-        f"<ul>{reasons}</ul><h2>The three questions</h2>"
-        f'<table class="checks"><tbody>{"".join(rows)}</tbody></table>'
-        f'<h2>Before you rely on it</h2><ul class="cautions">{cautions}</ul></section>\n'
     )
 
 
@@ -337,7 +287,7 @@ def _spread(found: Mapping[str, Any], labels: Mapping[str, str]) -> str:
             if found["refused"]
             else "all combinations of the plan",
         ),
-        _card("Trials on these days", count(found["trials_ledger"]), "all sweeps of this cache"),
+        _card("Trials on these days", count(found["trials_ledger"]), "by sweeps and studies of this cache"),
         _card("Earn money", percent((roi > 0).mean(), 1), "of all settings"),
         _card("Best", percent(roi[w["best"]], signed=True), "result", _tone(float(roi[w["best"]]))),
         _card("Median", percent(float(np.median(roi)), signed=True), "result", _tone(float(np.median(roi)))),

@@ -13,7 +13,7 @@ The intervals are percentile intervals. They need no formula for the standard er
 monotone scale, and stay inside the figure's own range. BCa is not used: its acceleration comes from leaving
 out one observation at a time, which is not defined for blocks of dependent days, and it fails for a figure
 that is not smooth, as a drawdown. In a short sample percentile intervals are too narrow: the tests measure
-that of 28 days, and `SHORT_DAYS` is where the answer begins to say so.
+that of 28 days, and `DAYS_ENOUGH` is where the answer begins to say so.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from dolphin.domain.bar import FloatArray, IntArray
 from dolphin.domain.errors import UsageError
 from dolphin.research.extra import library
+from dolphin.research.thresholds import DAYS_ENOUGH
 
 #: Fewer days than this have no honest interval.
 DAYS_MIN: Final = 5
-#: Below this many days an interval is stated, with the warning that it is too narrow.
-SHORT_DAYS: Final = 60
+#: Equity of a run whose capital is gone, USDT: a fraction of the day before exists all the same.
+_EQUITY_MIN: Final = 1e-9
 DAYS_A_YEAR: Final = 365.0
 
 #: The figures, in the order in which they are told.
@@ -101,6 +102,43 @@ def days_of_equity(equity: FloatArray, day_of_bar: IntArray, start: float) -> di
         out["fall"][day] = (1.0 - part / peak).max()
         before = float(part[-1])
     return out
+
+
+def days_of_run(
+    equity: FloatArray,
+    day_of_bar: IntArray,
+    start: float,
+    *,
+    exit_day: IntArray,
+    net: FloatArray,
+    notional: FloatArray,
+) -> Days:
+    """A run as days.
+
+    Parameters
+    ----------
+    equity, day_of_bar, start
+        As in `days_of_equity`; equity at or below 0 counts as next to nothing.
+    exit_day : array of int, shape (n_trades,)
+        The day (as in `day_of_bar`) on which each closed trade ended.
+    net, notional : array, shape (n_trades,)
+        USDT.
+    """
+    n_days = int(day_of_bar[-1]) + 1
+
+    def by_day(values: np.ndarray[Any, Any]) -> FloatArray:
+        return np.bincount(exit_day, weights=values, minlength=n_days).astype(np.float64)
+
+    floored: FloatArray = np.maximum(equity, _EQUITY_MIN)
+    returns: FloatArray = net / notional
+    return Days(
+        **days_of_equity(floored, day_of_bar, start),
+        trades=by_day(np.ones(len(net))),
+        wins=by_day((net > 0.0) * 1.0),
+        gross_profit=by_day(np.maximum(net, 0.0)),
+        gross_loss=by_day(np.maximum(-net, 0.0)),
+        net_return=by_day(returns),
+    )
 
 
 def headline(days: Days) -> dict[str, float | None]:
@@ -240,7 +278,7 @@ def intervals(
     words = (
         f"{n_days} days are few: an interval that promises {100.0 * level:g} % keeps it less often, "
         "take it as wider"
-        if n_days < SHORT_DAYS
+        if n_days < DAYS_ENOUGH
         else ""
     )
     figures = {name: _interval(values[name], drawn, level, words) for name, drawn in table.items()}

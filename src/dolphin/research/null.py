@@ -58,6 +58,14 @@ def distance_for(max_hold_bars: int) -> int:
     return max_hold_bars + SIGNAL_MEMORY_BARS
 
 
+def smallest_p(n_shifts: int) -> float:
+    """The smallest p-value that so many shifts can give, whatever was observed: 1 / (1 + n_shifts).
+
+    Where it is above the p-value that is asked for, the question cannot be asked.
+    """
+    return 1.0 / (1.0 + n_shifts)
+
+
 def shifts_for(n_bars: int, n_shifts: int, distance_bars: int) -> IntArray:
     """Evenly spaced shifts, at most `n_shifts`, none nearer to 0 than `distance_bars`.
 

@@ -12,6 +12,7 @@ Invariants:
 3. Settings are chosen by one stated criterion, the Sharpe ratio of the train days; ties go to the earlier
    setting, and the set itself is the first.
 4. All settings that were run are counted as trials, and those that somebody ran before, if told.
+   `trials_digest` says whether two studies ran the same ones.
 5. No clock and no chance but the stated seed: equal inputs give equal JSON.
 """
 
@@ -71,7 +72,7 @@ class Study:
     """What a study is asked.
 
     Lengths of 0 are chosen from the number of days (`lengths_for`). `trials_before`: settings that were tried
-    elsewhere before this study. `trials_ledger`: the file that counted them, empty where somebody said so.
+    elsewhere before this study. `trials_ledger`: what counted them, in words; empty where somebody said so.
     `vol_threshold` as in a backtest.
     """
 
@@ -153,6 +154,17 @@ def grid_of(params: ParameterSet, values: Mapping[str, Sequence[Any]]) -> tuple[
     return tuple(found)
 
 
+def trials_of(asked: Study) -> tuple[ParameterSet, ...]:
+    """The settings that a study runs, without the order-book edge; the set itself is the first one."""
+    return grid_of(asked.params.with_values({"use_ob_edge": False}), asked.grid)
+
+
+def trials_digest(asked: Study) -> str:
+    """SHA-256 (hex) over the settings that a study runs, in any order; lengths and seeds try nothing."""
+    content = [sorted(trial.hash() for trial in trials_of(asked)), asked.vol_threshold]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
 def lengths_for(n_days: int) -> tuple[int, int]:
     """(train, test) days of walk-forward for a period: about a third to learn on, tenths to trade."""
     return max(4, round(0.35 * n_days)), max(1, round(0.1 * n_days))
@@ -219,21 +231,13 @@ class _Runs:
         if params not in self._days:
             run = self.runner.run(params, record="codes")
             trades, calendar = run.trades, self.calendar
-            n_days = len(calendar.names)
-            day = calendar.of_bar[np.asarray(trades["exit_bar"], dtype=np.int64)]
-            net = np.asarray(trades["net"], dtype=np.float64)
-
-            def by_day(values: np.ndarray[Any, Any]) -> FloatArray:
-                return np.bincount(day, weights=values, minlength=n_days).astype(np.float64)
-
-            equity = np.maximum(np.asarray(run.equity, dtype=np.float64), 1e-9)
-            self._days[params] = bootstrap.Days(
-                **bootstrap.days_of_equity(equity, calendar.of_bar, params.initial_capital),
-                trades=by_day(np.ones(len(net))),
-                wins=by_day((net > 0.0) * 1.0),
-                gross_profit=by_day(np.maximum(net, 0.0)),
-                gross_loss=by_day(np.maximum(-net, 0.0)),
-                net_return=by_day(np.asarray(net / trades["notional"], dtype=np.float64)),
+            self._days[params] = bootstrap.days_of_run(
+                np.asarray(run.equity, dtype=np.float64),
+                calendar.of_bar,
+                params.initial_capital,
+                exit_day=calendar.of_bar[np.asarray(trades["exit_bar"], dtype=np.int64)],
+                net=np.asarray(trades["net"], dtype=np.float64),
+                notional=np.asarray(trades["notional"], dtype=np.float64),
             )
         return self._days[params]
 
@@ -343,7 +347,7 @@ def study(
     """
     tell = on_progress or (lambda phase, done, total: None)
     honest = asked.params.with_values({"use_ob_edge": False})
-    trials = grid_of(honest, asked.grid)
+    trials = trials_of(asked)
     runs = _Runs(inputs, asked)
     n_days = len(runs.calendar.names)
     n_trials = len(trials) + asked.trials_before

@@ -6,6 +6,9 @@ actually run on these days, here and in sweeps before) and, where the research e
 
 1. Every sentence is made here, from figures that stand beside it; the page and the terminal only show them.
 2. A binding whose capital ran out is a loss of everything, not a gap.
+3. The measures are a study's (`thresholds`), and a yes needs every one of them passed: none missing, enough
+   days and trades, and nothing that rests on the imagined order-book edge. Where the sweep was run with the
+   edge, the best one is run again without it; what was found by a search with the edge is never a yes.
 """
 
 from __future__ import annotations
@@ -24,13 +27,16 @@ from dolphin.domain.params import ParameterSet
 from dolphin.engine.engine import Snapshot
 from dolphin.research import bootstrap, overfitting
 from dolphin.research.study import daily_returns
+from dolphin.research.thresholds import (
+    DAYS_ENOUGH,
+    DEFLATED_MIN,
+    LOSING_BELOW,
+    PBO_MAX,
+    SWEPT_MIN,
+    TRADES_MIN,
+)
 from dolphin.research.verdict import money, percent
 
-#: Fewer days than this are no sample to judge a search on.
-DAYS_MIN: Final = 8
-#: A deflated Sharpe probability that convinces, and a PBO that luck alone reaches.
-CONVINCING: Final = 0.95
-PBO_LUCK: Final = 0.5
 #: Halvings times bindings of one piece of CSCV's work: some 0.3 GB.
 _CELLS_MAX: Final = 4_000_000
 _YEAR: Final = math.sqrt(365.0)
@@ -56,8 +62,10 @@ def worth(sweep: Sweep, *, seed: int = 1, reps: int = 2000) -> dict[str, Any]:
     -------
     dict
         `answer` (yes, no, not_shown, too_short), `headline`, `sentences`, `checks`, `cautions`; `best`,
-        `median`, `worst` (rows), `top` (rows, best first), `neighbours`; `overfitting`, `deflated`,
-        `interval`, each None where it cannot be stated.
+        `median`, `worst` (rows), `top` (rows, best first), `neighbours`; `n_days`, `trades` (of the best),
+        `with_edge` (whether any row holds the imagined edge), `without_edge` (the best one's result without
+        it, a fraction); `overfitting`, `deflated`, `interval` (of the best without the edge), each None
+        where it cannot be stated.
     """
     columns, daily = sweep.rows.columns, sweep.rows.daily
     order = ranking(columns, sweep.plan.objective)
@@ -71,12 +79,16 @@ def worth(sweep: Sweep, *, seed: int = 1, reps: int = 2000) -> dict[str, Any]:
         "worst": int(order[-1]),
         "top": order[:20].tolist(),
         "neighbours": neighbours(sweep, best).tolist(),
+        "n_days": min(len(sweep.days), len(returns)),
+        "trades": int(columns["trades"][best]),
+        "with_edge": bool(columns["ob_edge"].any()),
+        "without_edge": None,
         "overfitting": _overfitting(returns),
         "deflated": _deflated(returns, best, sweep.trials_ledger),
         **_interval(sweep, best, seed, reps),
     }
     found["checks"] = _checks(found)
-    found["answer"] = _answer(sweep, found)
+    found["answer"] = _answer(float(columns["roi_marked"][best]), found)
     found["headline"] = _headline(sweep, found)
     found["sentences"] = _sentences(sweep, found)
     found["cautions"] = _cautions(sweep, found)
@@ -131,7 +143,7 @@ def _overfitting(returns: FloatArray) -> dict[str, Any] | None:
 
 
 def _deflated(returns: FloatArray, best: int, n_trials: int) -> dict[str, Any] | None:
-    if len(returns) < DAYS_MIN:
+    if len(returns) < SWEPT_MIN:
         return None
     sharpes = overfitting.sharpe(returns)
     found = overfitting.deflated_sharpe(
@@ -148,59 +160,42 @@ def _deflated(returns: FloatArray, best: int, n_trials: int) -> dict[str, Any] |
 
 
 def _days_of(sweep: Sweep, params: ParameterSet) -> bootstrap.Days:
-    """A binding's days, made piece by piece; a day that a piece's edge cuts is one day."""
-    of_equity: list[dict[str, FloatArray]] = []
-    kept_day, kept_equity = np.zeros(0, np.int64), np.zeros(0)
-    dates: list[IntArray] = []
+    """A binding's days. Equity and trades of all pieces are joined: 16 bytes a bar, a price takes as much."""
+    days: list[IntArray] = []
+    equity: list[FloatArray] = []
     exits: list[IntArray] = []
     nets: list[FloatArray] = []
-    net_returns: list[FloatArray] = []
-    before = params.initial_capital
-
-    def end(day: IntArray, equity: FloatArray) -> None:
-        nonlocal before
-        if len(day):
-            found, of_bar = np.unique(day, return_inverse=True)
-            dates.append(found)
-            of_equity.append(bootstrap.days_of_equity(equity, of_bar, before))
-            before = float(equity[-1])
+    notionals: list[FloatArray] = []
 
     def work(k: int, runner: PeriodRunner) -> Snapshot:
-        nonlocal kept_day, kept_equity
         run = runner.run(params, sweep.plan.options, record="codes")
         day = runner.inputs.timestamp_ns // NS_PER_DAY
-        trades = run.trades
-        nets.append(np.asarray(trades["net"], np.float64))
-        net_returns.append(np.asarray(trades["net"] / trades["notional"], np.float64))
-        exits.append(day[np.asarray(trades["exit_bar"], np.int64) - run.first_bar])
-        day = np.concatenate([kept_day, day])
-        equity = np.concatenate([kept_equity, np.maximum(np.asarray(run.equity, np.float64), 1e-9)])
-        whole = int(np.searchsorted(day, day[-1]))
-        end(day[:whole], equity[:whole])
-        kept_day, kept_equity = day[whole:], equity[whole:]
+        days.append(day)
+        equity.append(np.array(run.equity, np.float64))
+        exits.append(day[np.asarray(run.trades["exit_bar"], np.int64) - run.first_bar])
+        nets.append(np.array(run.trades["net"], np.float64))
+        notionals.append(np.array(run.trades["notional"], np.float64))
         return run.state
 
     sweep.period.walk(work)
-    end(kept_day, kept_equity)
-    net, every = np.concatenate(nets), np.concatenate(dates)
-    at = np.searchsorted(every, np.concatenate(exits))
-
-    def by_day(values: np.ndarray[Any, Any]) -> FloatArray:
-        return np.bincount(at, weights=values, minlength=len(every)).astype(np.float64)
-
-    return bootstrap.Days(
-        **{name: np.concatenate([part[name] for part in of_equity]) for name in of_equity[0]},
-        trades=by_day(np.ones(len(net))),
-        wins=by_day((net > 0.0) * 1.0),
-        gross_profit=by_day(np.maximum(net, 0.0)),
-        gross_loss=by_day(np.maximum(-net, 0.0)),
-        net_return=by_day(np.concatenate(net_returns)),
+    every, of_bar = np.unique(np.concatenate(days), return_inverse=True)
+    return bootstrap.days_of_run(
+        np.concatenate(equity),
+        of_bar,
+        params.initial_capital,
+        exit_day=np.searchsorted(every, np.concatenate(exits)),
+        net=np.concatenate(nets),
+        notional=np.concatenate(notionals),
     )
 
 
 def _interval(sweep: Sweep, best: int, seed: int, reps: int) -> dict[str, Any]:
-    """`interval` (of the best's result) and `interval_words`, where there is none or it is weak."""
-    days = _days_of(sweep, sweep.params(best))
+    """`without_edge`, `interval` (of that result) and `interval_words`, where there is none or it is weak."""
+    days = _days_of(sweep, sweep.params(best).with_values({"use_ob_edge": False}))
+    return {"without_edge": bootstrap.headline(days)["roi"], **_interval_of(days, seed, reps)}
+
+
+def _interval_of(days: bootstrap.Days, seed: int, reps: int) -> dict[str, Any]:
     try:
         # Under eleven days the block length cannot be chosen from the returns: its last lag has no pair.
         block = 1 if len(days) < 11 else None
@@ -224,21 +219,23 @@ def _one(value: float) -> str:
 
 
 def _checks(found: dict[str, Any]) -> list[dict[str, Any]]:
-    d, o, i = found["deflated"], found["overfitting"], found["interval"]
+    d, o, i, plain = (found[key] for key in ("deflated", "overfitting", "interval", "without_edge"))
+    searched = ", found by a search with it" if found["with_edge"] else ""
     return [
         {
             "question": "Is the best more than the luckiest of as many without skill?",
-            "rule": f"deflated Sharpe probability of {percent(CONVINCING, 0)} or more",
+            "rule": f"deflated Sharpe probability of {percent(DEFLATED_MIN, 0)} or more",
             "value": "too few days" if d is None else percent(d["probability"], 0),
-            "passed": None if d is None else d["probability"] >= CONVINCING,
+            "passed": None if d is None else d["probability"] >= DEFLATED_MIN,
         },
         {
             "question": "Does what is best on one half of the days stay good on the other?",
-            "rule": "among the worse settings there (PBO), or losing, in under half of the ways to halve",
+            "rule": f"among the worse settings there (PBO) in {percent(PBO_MAX, 0)} of the ways to halve or"
+            f" less, losing in under {percent(LOSING_BELOW, 0)}",
             "value": "too few days"
             if o is None
             else f"worse {percent(o['pbo'], 0)}, losing {percent(o['loss'], 0)}",
-            "passed": None if o is None else max(o["pbo"], o["loss"]) < PBO_LUCK,
+            "passed": None if o is None else o["pbo"] <= PBO_MAX and o["loss"] < LOSING_BELOW,
         },
         {
             "question": "Would other days of the same kind have paid as well?",
@@ -248,26 +245,48 @@ def _checks(found: dict[str, Any]) -> list[dict[str, Any]]:
             else f"{percent(i['low'], signed=True)} to {percent(i['high'], signed=True)}",
             "passed": None if i is None else i["low"] > 0.0,
         },
+        {
+            "question": "Does it earn without the imagined order-book edge?",
+            "rule": "a result above zero, and found by a search without the edge",
+            "value": "not run" if plain is None else f"{percent(plain, signed=True)}{searched}",
+            # A search with the edge cannot be asked: PBO and the luck of its trials rest on the edge.
+            "passed": None if plain is None else False if plain <= 0.0 else None if searched else True,
+        },
+        {
+            "question": "Are there enough days and trades to judge by?",
+            "rule": f"{DAYS_ENOUGH} days and {TRADES_MIN} trades of the best, or more",
+            "value": f"{plural(found['n_days'], 'day')}, {plural(found['trades'], 'trade')}",
+            "passed": found["n_days"] >= DAYS_ENOUGH and found["trades"] >= TRADES_MIN,
+        },
     ]
 
 
-def _answer(sweep: Sweep, found: dict[str, Any]) -> str:
-    if not sweep.rows.columns["roi_marked"][found["best"]] > 0.0:
+def _answer(result: float, found: dict[str, Any]) -> str:
+    plain = found["without_edge"]
+    if not result > 0.0 or (plain is not None and not plain > 0.0):
         return "no"
-    if found["deflated"] is None or found["overfitting"] is None:
-        return "too_short" if len(sweep.days) < DAYS_MIN else "not_shown"
-    passed = [check["passed"] for check in found["checks"]]
-    return "yes" if all(mark is not False for mark in passed) else "not_shown"
+    if found["n_days"] < SWEPT_MIN or found["trades"] < TRADES_MIN:
+        return "too_short"
+    return "yes" if all(check["passed"] is True for check in found["checks"]) else "not_shown"
 
 
 def _headline(sweep: Sweep, found: dict[str, Any]) -> str:
-    n = plural(len(sweep.rows), "setting")
+    n, answer = plural(len(sweep.rows), "setting"), found["answer"]
+    if answer == "no" and sweep.rows.columns["roi_marked"][found["best"]] > 0.0:
+        return f"Without the imagined order-book edge even the best of {n} earned nothing."
+    if answer == "not_shown" and [check["passed"] for check in found["checks"]] == [*[True] * 4, False]:
+        days = plural(found["n_days"], "day")
+        return f"The best of {n} looks good, but {days} are too few to call it more than luck."
+    short = (
+        plural(found["n_days"], "day") if found["n_days"] < SWEPT_MIN else plural(found["trades"], "trade")
+    )
+    also = " or the imagined order-book edge" if found["with_edge"] else " alone"
     return {
         "yes": f"The best of {n} is more than the luck of choosing explains.",
-        "no": f"Even the best of {n} lost money.",
-        "not_shown": f"The best of {n} looks good, but luck alone may explain it.",
-        "too_short": f"{plural(len(sweep.days), 'day')} cannot tell the best of {n} from a lucky one.",
-    }[str(found["answer"])]
+        "no": f"Even the best of {n} earned nothing.",
+        "not_shown": f"The best of {n} looks good, but luck{also} may explain it.",
+        "too_short": f"{short} cannot tell the best of {n} from a lucky one.",
+    }[answer]
 
 
 def _sentences(sweep: Sweep, found: dict[str, Any]) -> list[str]:
@@ -287,10 +306,16 @@ def _sentences(sweep: Sweep, found: dict[str, Any]) -> list[str]:
         + f", after fees and slippage{with_edge}. The base set {sweep.plan.base} made"
         f" {percent(float(sweep.base.columns['roi_marked'][0]), signed=True)} on the same days."
     ]
+    if found["with_edge"] and found["without_edge"] is not None:
+        said.append(
+            "Run again without the imagined edge, the same setting made"
+            f" {percent(found['without_edge'], signed=True)}. It was found by a search with the edge, so the"
+            " answer cannot be yes."
+        )
     d, o, i = found["deflated"], found["overfitting"], found["interval"]
     if d is not None:
         before = d["n_trials"] - len(sweep.rows)
-        others = f", {before:,} of them in other sweeps," if before else ""
+        others = f", {before:,} of them in other sweeps and studies," if before else ""
         said.append(
             f"{plural(d['n_trials'], 'trial')}{others} were run on these days. The luckiest of as many"
             f" without any skill is expected to show a Sharpe of {_one(d['benchmark'])}; the chance that the"
@@ -306,9 +331,9 @@ def _sentences(sweep: Sweep, found: dict[str, Any]) -> list[str]:
         )
     if i is not None:
         said.append(
-            "Had other days of the same kind come, its result would have been"
-            f" {percent(i['low'], signed=True)} to {percent(i['high'], signed=True)} in 95 of 100 cases. That"
-            " range does not know that it was chosen from many; the two sentences above do."
+            f"Had other days of the same kind come, its result{' without that edge' if edge else ''} would"
+            f" have been {percent(i['low'], signed=True)} to {percent(i['high'], signed=True)} in 95 of 100"
+            " cases. That range does not know that it was chosen from many; the two sentences above do."
         )
     near = np.array(found["neighbours"], np.int64)
     if len(near):
@@ -330,30 +355,30 @@ def _cautions(sweep: Sweep, found: dict[str, Any]) -> list[str]:
     ]
     if found["interval_words"]:
         said.append(found["interval_words"])
-    if columns["ob_edge"].any():
+    if found["with_edge"]:
         said.append(
             "The figures hold an imagined order-book edge: a coin flip of the model, since no books are"
             " wired. Sweep again with without_ob_edge: true before you believe a ranking."
         )
-    if len(sweep.days) < bootstrap.SHORT_DAYS:
+    if found["n_days"] < DAYS_ENOUGH:
         said.append(
-            f"{plural(len(sweep.days), 'day')} are one season of one market: nothing here says how the best"
-            " setting fares in another."
+            f"{plural(found['n_days'], 'day')} are one season of one market: nothing here says how the best"
+            f" setting fares in another. Under {DAYS_ENOUGH} days the answer is never yes."
         )
     if columns["open_position"][found["best"]]:
         booked = percent(float(columns["roi"][found["best"]]), signed=True)
         said.append(
             f"The best one ends with an open position, marked at the last price; booked are {booked}."
         )
-    few = int(columns["trades"][found["best"]])
-    if few < 30:
+    few = found["trades"]
+    if few < TRADES_MIN:
         said.append(f"The best one closed {plural(few, 'trade')}: too few to mean much.")
     n_same = len(columns["set_hash"]) - len(np.unique(columns["set_hash"]))
     if n_same:
         said.append(f"{plural(n_same, 'binding')} repeat another one; each counts as a trial.")
     said += [f"{note[:1].upper()}{note[1:]}." for note in sweep.notes]
     said.append(
-        "Simulated fills at scan prices. Trials that were run elsewhere, on paper or in the head, count too,"
-        " and no ledger knows them."
+        "Simulated fills at scan prices. What was tried elsewhere, in single backtests, on paper or in the"
+        " head, counts too, and no ledger knows it."
     )
     return said

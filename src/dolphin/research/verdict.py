@@ -20,15 +20,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from dolphin.domain.errors import plural
-
-TESTED_MIN: Final = 5
-TRADES_MIN: Final = 30
-#: Days out of sample from which a yes is possible: two months, the shortest record whose intervals hold.
-DAYS_ENOUGH: Final = 60
-P_MAX: Final = 0.05
-DEFLATED_MIN: Final = 0.95
-#: Above it the choice of a setting is closer to luck (50 %) than to knowledge.
-PBO_MAX: Final = 0.20
+from dolphin.research.null import smallest_p
+from dolphin.research.thresholds import DAYS_ENOUGH, DEFLATED_MIN, P_MAX, PBO_MAX, TESTED_MIN, TRADES_MIN
 
 _HEADLINES: Final = {
     "yes": "Yes, on these days: the edge survives out of sample and after costs.",
@@ -78,7 +71,7 @@ def _answer(study: Mapping[str, Any], checks: list[dict[str, Any]]) -> str:
         return "too_short"
     if not (tested["figures"]["roi"]["value"] or 0.0) > 0.0:
         return "no"
-    passed = all(check["passed"] for check in checks)
+    passed = all(check["passed"] is True for check in checks)
     return "yes" if passed and tested["n_days"] >= DAYS_ENOUGH else "not_shown"
 
 
@@ -96,10 +89,13 @@ def _checks(study: Mapping[str, Any]) -> list[dict[str, Any]]:
         ),
         _check(
             "Does the timing of its signals matter?",
-            null["p_value"] if null else None,
+            null["p_value"] if null and not _few_shifts(null) else None,
             lambda x: x <= P_MAX,
             lambda x: f"p = {x:.3f}",
             f"p-value of {P_MAX:g} or less against shifted signals",
+            f"could not be asked: {_few_shifts(null)}"
+            if null and _few_shifts(null)
+            else "could not be asked",
         ),
         _check(
             "Is its best setting better than the luck of the search?",
@@ -123,12 +119,20 @@ def _checks(study: Mapping[str, Any]) -> list[dict[str, Any]]:
     return made
 
 
-def _check(question: str, value: float | None, rule: Any, form: Any, words: str) -> dict[str, Any]:
+def _few_shifts(null: Mapping[str, Any]) -> str:
+    """Why so few shifts cannot answer; empty where they can."""
+    n, least = null["n_shifts"], smallest_p(null["n_shifts"])
+    return f"p is {least:.3f} at best with {plural(n, 'shift')}" if least > P_MAX else ""
+
+
+def _check(
+    question: str, value: float | None, rule: Any, form: Any, words: str, missing: str = "could not be asked"
+) -> dict[str, Any]:
     there = value is not None and math.isfinite(value)
     return {
         "question": question,
         "passed": bool(rule(value)) if there else None,
-        "value": form(value) if there else "could not be asked",
+        "value": form(value) if there else missing,
         "rule": words,
     }
 
@@ -195,6 +199,8 @@ def _timing(study: Mapping[str, Any]) -> str:
         f"The same signals at wrong times, where they can know nothing, did at least as well in "
         f"{as_good:,} of {null['n_shifts']:,} tries"
     )
+    if few := _few_shifts(null):
+        return f"{told}. Whether the timing matters cannot be asked: {few}, above {P_MAX:g}; take a longer period."
     if null["p_value"] <= P_MAX:
         return f"{told}: the timing of the signals carries information here."
     if share > 1.0 - P_MAX:
@@ -261,14 +267,14 @@ def _cautions(study: Mapping[str, Any]) -> list[str]:
     before, ledger = study["settings"]["trials_before"], study["settings"].get("trials_ledger", "")
     if before and ledger:
         found.append(
-            f"{plural(before, 'setting')} of sweeps that used any of these days, by {ledger} of the cache, count as "
-            "trials before this study. What was tried elsewhere is not counted."
+            f"{plural(before, 'setting')} of sweeps and other studies that used any of these days, by {ledger}, count "
+            "as trials before this study. What was tried elsewhere, in single backtests or on paper, is not counted."
         )
     elif before:
         found.append(f"{before:,} settings tried before this study are counted as trials.")
     else:
         found.append(
-            (f"No sweep on these days is in the cache's ledger ({ledger}). " if ledger else "")
+            (f"No sweep and no other study on these days is in the ledger ({ledger}). " if ledger else "")
             + "Settings that somebody tried before this study are not counted; every one of them weakens the result."
         )
     found.append(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from sweep_market import PLAN, build_cache
+from sweep_market import PLAN, PLANTED, build_cache, planted_cache
 
+from dolphin.backtest.sweep import trials
 from dolphin.backtest.sweep.plan import plan_of
 from dolphin.backtest.sweep.run import sweep
 from dolphin.cli import main
@@ -21,7 +24,7 @@ from dolphin.domain.errors import UsageError
 from dolphin.host.summary import sharpe_ratio
 from dolphin.market.scan_cache import CacheReader
 from dolphin.report.sweep import CATEGORIES_MAX, render
-from dolphin.research import bootstrap, overfitting
+from dolphin.research import bootstrap, overfitting, thresholds, verdict
 from dolphin.research import sweep_worth as sw
 
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
@@ -149,7 +152,7 @@ def test_without_the_extra_one_line_says_how_to_get_it(grid, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "answer", "words"),
     [
-        ({"options": {"fee_scale": 30}}, "no", "lost money"),
+        ({"options": {"fee_scale": 30}}, "no", "earned nothing"),
         ({"last_day": "2026-01-09"}, "too_short", "5 days cannot tell"),
         ({}, "not_shown", "luck alone may explain it"),
     ],
@@ -162,6 +165,111 @@ def test_answers_in_words(root, tmp_path, changes, answer, words):
         pytest.fail("the market of this test should let somebody earn")
     assert (found["answer"], words in found["headline"]) == (answer, True), found["headline"]
     json.dumps(found)
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """Sixty days on which prices fall after every signal."""
+    root = tmp_path_factory.mktemp("planted")
+    planted_cache(root / "cache", thresholds.DAYS_ENOUGH)
+    return root
+
+
+def swept(root, out, **changes):
+    plan = plan_of({**yaml.safe_load(PLANTED), **changes}, "p")
+    return sweep(plan, CacheReader(root / "cache"), out, cache_root=root / "cache")
+
+
+def test_an_edge_over_enough_days_is_a_yes(planted, tmp_path):
+    found = sw.worth(swept(planted, tmp_path / "out"))
+    assert [check["passed"] for check in found["checks"]] == [True] * 5
+    assert found["answer"] == "yes"
+    assert "more than the luck of choosing explains" in found["headline"]
+
+
+def test_one_day_less_is_not(planted, tmp_path):
+    found = sw.worth(swept(planted, tmp_path / "out", last_day="2026-03-04"))
+    assert found["n_days"] == thresholds.DAYS_ENOUGH - 1
+    assert [check["passed"] for check in found["checks"]] == [*[True] * 4, False]
+    assert found["answer"] == "not_shown"
+    assert "59 days are too few" in found["headline"]
+
+
+def test_a_search_with_the_imagined_edge_is_never_a_yes_and_its_best_runs_again_without(planted, tmp_path):
+    done = swept(planted, tmp_path / "with", without_ob_edge=False)
+    honest = swept(planted, tmp_path / "without")
+    found = sw.worth(done)
+    best = found["best"]
+    assert done.rows.columns["ob_edge"][best] != 0.0
+    plain = honest.rows.columns["roi_marked"][best]
+    assert found["without_edge"] == pytest.approx(plain, rel=1e-9)
+    assert done.rows.columns["roi_marked"][best] != pytest.approx(plain, rel=1e-3)
+    assert found["interval"] == (twin := sw._interval(honest, best, 1, 2000))["interval"]
+    assert twin["interval"]["low"] > 0.0
+    assert [check["passed"] for check in found["checks"]] == [True, True, True, None, True]
+    assert found["answer"] == "not_shown"
+    assert "luck or the imagined order-book edge may explain it" in found["headline"]
+    assert any("the answer cannot be yes" in text for text in found["sentences"])
+
+
+def test_a_best_that_lives_on_the_imagined_edge_is_a_no(drawn, monkeypatch):
+    """Whatever the checks of its search say."""
+    real = sw._interval
+    monkeypatch.setattr(sw, "_interval", lambda *args: {**real(*args), "without_edge": -0.01})
+    assert drawn.rows.columns["ob_edge"].any()
+    found = sw.worth(drawn)
+    if not drawn.rows.columns["roi_marked"][found["best"]] > 0:
+        pytest.fail("the market of this test should let somebody earn")
+    assert found["answer"] == "no"
+    assert found["headline"].startswith("Without the imagined order-book edge even the best of ")
+    assert found["checks"][3]["passed"] is False
+
+
+PASSING = {
+    "deflated": {"probability": thresholds.DEFLATED_MIN},
+    "overfitting": {"pbo": thresholds.PBO_MAX, "loss": 0.499},
+    "interval": {"low": 1e-9, "high": 0.1},
+    "with_edge": False,
+    "without_edge": 1e-9,
+    "n_days": thresholds.DAYS_ENOUGH,
+    "trades": thresholds.TRADES_MIN,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "answer"),
+    [
+        ({}, "yes"),
+        ({"deflated": {"probability": 0.949}}, "not_shown"),
+        ({"deflated": None}, "not_shown"),
+        ({"overfitting": {"pbo": 0.201, "loss": 0.0}}, "not_shown"),
+        ({"overfitting": {"pbo": 0.0, "loss": 0.5}}, "not_shown"),
+        ({"overfitting": None}, "not_shown"),
+        ({"interval": {"low": 0.0, "high": 0.1}}, "not_shown"),
+        ({"interval": None}, "not_shown"),
+        ({"without_edge": None}, "not_shown"),
+        ({"with_edge": True}, "not_shown"),
+        ({"without_edge": 0.0}, "no"),
+        ({"n_days": 59}, "not_shown"),
+        ({"n_days": 8}, "not_shown"),
+        ({"n_days": 7}, "too_short"),
+        ({"trades": 29}, "too_short"),
+        ({"result": 0.0}, "no"),
+        ({"result": float("nan")}, "no"),
+    ],
+)
+def test_yes_lies_at_the_edge_of_every_measure_and_nothing_missing_passes(change, answer):
+    found = {**PASSING, **{name: value for name, value in change.items() if name != "result"}}
+    found["checks"] = sw._checks(found)
+    assert sw._answer(change.get("result", 0.01), found) == answer
+
+
+def test_a_sweep_and_a_study_judge_by_the_same_measures():
+    rules = " ".join(check["rule"] for check in sw._checks(PASSING))
+    for module in (sw, verdict):
+        assert (module.DAYS_ENOUGH, module.DEFLATED_MIN, module.PBO_MAX) == (60, 0.95, 0.20)
+    for words in ("60 days", "30 trades", "95 %", "20 %"):
+        assert words in rules
 
 
 # -- the command -----------------------------------------------------------------------------------------
@@ -180,6 +288,22 @@ def test_the_verdict_first_then_where_everything_is(call, root, tmp_path):
     assert (code, found["computed"], found["bindings"]) == (0, 0, 24)
     assert found["result_sha256"] in out
     assert found["report"].endswith("sweep.html")
+
+
+def test_a_cache_that_takes_no_file_has_its_ledger_elsewhere_and_that_is_said(
+    call, root, tmp_path, monkeypatch
+):
+    locked = root / "cache" / "scan_cache"
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != locked and real(path, mode))
+    words = (root / "plan.yml", "--cache", root / "cache", "--out", tmp_path / "out", "--no-report")
+    code, out, err = call(*words)
+    assert code == 0, err
+    assert str(tmp_path / "sweep_trials.json") in out
+    assert trials.FELL_BACK in out
+    assert json.loads(call(*words, "--json")[1])["ledger_fell_back"] is True
+    monkeypatch.undo()
+    assert trials.FELL_BACK not in call(*words)[1]
 
 
 def test_a_check_runs_nothing(call, root, tmp_path):

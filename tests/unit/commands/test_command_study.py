@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import numpy as np
 import pytest
 from command_line import SYMBOLS, Told, invoke, write_panel
 
+from dolphin.backtest.sweep.trials import FELL_BACK, TrialLedger
+from dolphin.domain.errors import StoreError
+from dolphin.market.scan_cache import CacheReader
 from dolphin.research import extra
 
 DAY_NS = 86_400_000_000_000
@@ -87,10 +91,100 @@ def swept(cache: Path, trials: int, **more: Any) -> None:
     (cache / "scan_cache" / "sweep_trials.json").write_text(json.dumps(ledger))
 
 
+def forget(cache: Path) -> None:
+    (cache / "scan_cache" / "sweep_trials.json").unlink(missing_ok=True)
+
+
+def test_a_study_enters_its_settings_once_and_later_ones_count_them(
+    cache: Path, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(lambda: forget(cache))
+    forget(cache)
+    Path("three.yml").write_text("max_hold_bars: [10, 20]\n")
+    Path("turned.yml").write_text("max_hold_bars: [20, 10]\n")
+    Path("two.yml").write_text("max_hold_bars: [30]\n")
+
+    def before(grid: str, out: str, *more: Any) -> int:
+        found = studied(cache, "--grid", grid, "--out", out, "--json", *more).json
+        return int(found["settings"]["trials_before"])
+
+    ledger = TrialLedger(cache, Path("a"))
+
+    def total() -> int:
+        return ledger.total("2021-04-02", "2021-04-30")
+
+    assert (before("three.yml", "a"), total()) == (0, 3)
+    # The same settings again, in another order and with another seed: nothing new was tried.
+    assert (before("three.yml", "b"), total()) == (0, 3)
+    assert (before("turned.yml", "c", "--study-seed", 5), total()) == (0, 3)
+    assert (before("two.yml", "d"), total()) == (3, 5)
+    # A number that somebody says changes what is counted before, not what is entered.
+    assert (before("small", "e", "--trials-before", 0), total()) == (0, 32)
+    assert (before("two.yml", "f"), total()) == (30, 32)
+    # The same settings under another gate, or on other days, are other trials.
+    assert (before("two.yml", "g", "--vol-threshold", "0.001"), total()) == (32, 34)
+    last = CacheReader(cache).days()[-1]
+    assert (before("two.yml", "h", "--from", CacheReader(cache).days()[1]), total()) == (34, 36)
+    kept = json.loads(ledger.path.read_text())["sweeps"]
+    assert all(key.startswith("study-") for key in kept)
+    assert {entry["last_day"] for entry in kept.values()} == {last}
+
+
+def test_a_sweep_counts_the_settings_of_studies_and_names_the_same_data(
+    cache: Path, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(lambda: forget(cache))
+    forget(cache)
+    Path("grid.yml").write_text("max_hold_bars: [10, 20]\n")
+    assert studied(cache, "--grid", "grid.yml", "--out", "a").code == 0
+    Path("plan.yml").write_text("base: gold\nallow_partial: true\nparameters: {max_hold_bars: [10, 20]}\n")
+    swept = invoke("sweep", "plan.yml", "--cache", cache, "--out", "s", "--no-report", "--json").json
+    assert swept["trials_ledger"] == 3 + 2
+    entries = json.loads((cache / "scan_cache" / "sweep_trials.json").read_text())["sweeps"].values()
+    assert len({(entry["data"], entry["first_day"], entry["last_day"]) for entry in entries}) == 1
+    after = studied(cache, "--grid", "grid.yml", "--out", "b", "--json").json
+    assert after["settings"]["trials_before"] == 2
+
+
+def test_where_the_cache_takes_no_file_the_page_and_the_terminal_say_so(
+    cache: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request.addfinalizer(lambda: forget(cache))
+    forget(cache)
+    real = os.access
+    locked = cache / "scan_cache"
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != locked and real(path, mode))
+    Path("grid.yml").write_text("max_hold_bars: [10, 20]\n")
+    first = studied(cache, "--grid", "grid.yml", "--out", "in/a")
+    assert FELL_BACK in first.out
+    assert "3 settings entered in in/sweep_trials.json" in first.out
+    assert not (locked / "sweep_trials.json").exists()
+    Path("more.yml").write_text("max_hold_bars: [30]\n")
+    second = studied(cache, "--grid", "more.yml", "--out", "in/b", "--json").json
+    assert second["settings"]["trials_before"] == 3
+    told = "by sweep_trials.json beside the results, because the cache takes no file"
+    assert any(told in text for text in second["verdict"]["cautions"])
+    assert told in Path("in/b/study.html").read_text()
+
+
+def test_a_study_whose_trials_cannot_be_entered_shows_nothing(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> None:
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(TrialLedger, "put", full)
+    told = studied(cache, "--grid", "small", "--out", "s")
+    assert (told.code, told.out) == (1, "")
+    assert not Path("s/study.json").exists()
+    assert not Path("s/study.html").exists()
+
+
 def test_bindings_of_sweeps_on_these_days_count_as_trials_unless_a_number_is_said(
     cache: Path, request: pytest.FixtureRequest
 ) -> None:
-    request.addfinalizer(lambda: (cache / "scan_cache" / "sweep_trials.json").unlink(missing_ok=True))
+    request.addfinalizer(lambda: forget(cache))
+    forget(cache)
     Path("grid.yml").write_text("max_hold_bars: [10, 20]\n")
     words = (cache, "--grid", "grid.yml", "--json")
     none = studied(*words, "--out", "none").json
@@ -101,14 +195,20 @@ def test_bindings_of_sweeps_on_these_days_count_as_trials_unless_a_number_is_sai
     elsewhere = studied(*words, "--out", "elsewhere").json
     assert [s["settings"]["trials_before"] for s in (none, counted, said, elsewhere)] == [0, 1234, 0, 0]
     assert counted["deflated"]["n_trials"] == none["deflated"]["n_trials"] + 1234
-    by = "1,234 settings of sweeps that used any of these days, by sweep_trials.json of the cache"
+    by = (
+        "1,234 settings of sweeps and other studies that used any of these days, by sweep_trials.json of the"
+        " cache,"
+    )
     assert any(text.startswith(by) for text in counted["verdict"]["cautions"])
     assert (
         "run on these days and 1,234 before, by sweep_trials.json" in Path("counted/study.html").read_text()
     )
     for study, told in ((none, True), (elsewhere, True), (said, False), (counted, False)):
         cautions = " ".join(study["verdict"]["cautions"])
-        assert ("No sweep on these days is in the cache's ledger (sweep_trials.json)" in cautions) == told
+        assert (
+            "No sweep and no other study on these days is in the ledger (sweep_trials.json of the cache)"
+            in cautions
+        ) == told
     (cache / "scan_cache" / "sweep_trials.json").write_text("[]")
     refused = studied(*words, "--out", "refused")
     assert refused.code == 1

@@ -16,9 +16,10 @@ from dolphin.domain.params import GOLD, GREEN, ParameterSet
 from dolphin.engine.market import PeriodInputs
 from dolphin.engine.state import EngineOptions
 from dolphin.report.study import render
-from dolphin.research import bootstrap, overfitting, splits
+from dolphin.research import bootstrap, null, overfitting, splits
 from dolphin.research import study as st
-from dolphin.research.verdict import DAYS_ENOUGH, verdict_of
+from dolphin.research.thresholds import DAYS_ENOUGH
+from dolphin.research.verdict import verdict_of
 
 HOUR_NS = 3_600_000_000_000
 DAY_0 = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z
@@ -266,6 +267,27 @@ def test_yes_needs_every_check_and_enough_days(planted: dict[str, Any]) -> None:
     assert verdict_of(passing(planted, walk_forward__value=0.0))["answer"] == "no"
     assert verdict_of(passing(planted, walk_forward__trades=29))["answer"] == "too_short"
     assert verdict_of(passing(planted, walk_forward__n_days=4))["answer"] == "too_short"
+
+
+@pytest.mark.parametrize(("n_shifts", "answers"), [(18, False), (19, True), (1, False), (499, True)])
+def test_with_too_few_shifts_timing_is_a_question_that_could_not_be_asked(
+    planted: dict[str, Any], n_shifts: int, answers: bool
+) -> None:
+    """Even if no shift did as well, p is 1 / (1 + shifts): a no of 18 shifts would say nothing."""
+    least = 1.0 / (1.0 + n_shifts)
+    verdict = verdict_of(passing(planted, null__n_shifts=n_shifts, null__p_value=least))
+    check = next(check for check in verdict["checks"] if "timing" in check["question"])
+    words = next(x["text"] for x in verdict["sentences"] if x["about"] == "Timing")
+    assert check["passed"] is (True if answers else None)
+    assert verdict["answer"] == ("yes" if answers else "not_shown")
+    assert ("cannot be asked" in words) is not answers
+    assert ("could not be asked: p is " in check["value"]) is not answers
+    worst = verdict_of(passing(planted, null__n_shifts=n_shifts, null__p_value=1.0))
+    assert next(c for c in worst["checks"] if "timing" in c["question"])["passed"] is (
+        False if answers else None
+    )
+    assert "worse times than chance" in " ".join(x["text"] for x in worst["sentences"]) or not answers
+    assert null.smallest_p(n_shifts) == null.p_value(1.0, np.zeros(n_shifts))
 
 
 def test_few_days_are_said_to_be_few(found: dict[str, Any]) -> None:

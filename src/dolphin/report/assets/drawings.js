@@ -1,6 +1,6 @@
 "use strict";
 (function () {
-  const study = JSON.parse(document.getElementById("report-data").textContent);
+  const report = JSON.parse(document.getElementById("report-data").textContent);
   const root = document.documentElement;
   const system = window.matchMedia("(prefers-color-scheme: dark)");
   const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : system.matches);
@@ -26,10 +26,10 @@
     return value;
   }
   function draw(name) {
-    const box = document.getElementById("plot-" + name), figure = study.figures[name];
+    const box = document.getElementById("plot-" + name), figure = report.figures[name];
     if (!box) { return; }
     const layout = painted(figure.layout), narrow = box.clientWidth < 560;
-    layout.template = painted(study.template);
+    layout.template = painted(report.template);
     layout.modebar = { bgcolor: "rgba(0,0,0,0)", color: palette["@@line"], activecolor: palette["@@accent"] };
     drawnWidth[name] = box.clientWidth;
     layout.width = box.clientWidth;
@@ -44,7 +44,7 @@
     });
     if (!box.dataset.bound) { box.dataset.bound = "1"; watcher.observe(box); }
   }
-  function drawAll() { readPalette(); Object.keys(study.figures).forEach(draw); }
+  function drawAll() { readPalette(); Object.keys(report.figures).forEach(draw); }
   let settling = 0;
   const watcher = new ResizeObserver(() => {
     clearTimeout(settling);
