@@ -204,6 +204,7 @@ def columns_of(cache: CacheReader, args: argparse.Namespace) -> Columns:
     if not days:
         raise DataError(f"{cache.folder}: no day between {args.first_day} and {args.last_day}")
     try:
+        cache.check_end(args.last_day, args.allow_partial)
         return Columns.open(cache, days, args.allow_partial)
     except PartialDayError as error:
         raise DataError(f"{error}, or add --allow-partial") from error

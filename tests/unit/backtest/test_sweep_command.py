@@ -226,7 +226,7 @@ def test_a_best_that_lives_on_the_imagined_edge_is_a_no(drawn, monkeypatch):
 
 
 PASSING = {
-    "deflated": {"probability": thresholds.DEFLATED_MIN},
+    "deflated": {"probability": thresholds.DEFLATED_MIN, "own": True},
     "overfitting": {"pbo": thresholds.PBO_MAX, "loss": 0.499},
     "interval": {"low": 1e-9, "high": 0.1},
     "with_edge": False,
@@ -240,7 +240,8 @@ PASSING = {
     ("change", "answer"),
     [
         ({}, "yes"),
-        ({"deflated": {"probability": 0.949}}, "not_shown"),
+        ({"deflated": {"probability": 0.949, "own": True}}, "not_shown"),
+        ({"deflated": {"probability": 1.0, "own": False}}, "not_shown"),
         ({"deflated": None}, "not_shown"),
         ({"overfitting": {"pbo": 0.201, "loss": 0.0}}, "not_shown"),
         ({"overfitting": {"pbo": 0.0, "loss": 0.5}}, "not_shown"),

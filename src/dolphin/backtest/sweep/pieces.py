@@ -100,13 +100,14 @@ class Period:
         self._cache, self._memory, self._shared = cache, memory, shared
         self._allow_partial, self._vol_threshold = plan.allow_partial, plan.vol_threshold
         self.days = _days_of(plan, cache)
+        end = cache.check_end(plan.last_day, plan.allow_partial)
         self.symbols = cache.symbols
         self._rows = [cache.manifest.days[day].rows for day in self.days]
         self._whole: Columns | None = None
         self._runner: PeriodRunner | None = None
         self.cut(bindings_per_part)
         rows: list[int] = []
-        notes: dict[str, None] = {}
+        notes: dict[str, None] = dict.fromkeys(end)
         edge: tuple[str, int, int] | None = None
         for first, last in self.pieces:
             columns = self._open(first, last, progress)
