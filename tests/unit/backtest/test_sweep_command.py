@@ -177,6 +177,8 @@ def planted(tmp_path_factory):
 
 def swept(root, out, **changes):
     plan = plan_of({**yaml.safe_load(PLANTED), **changes}, "p")
+    for ledger in (root / "cache").rglob("sweep_trials.json"):  # the trials of other tests are not this one's
+        ledger.unlink()
     return sweep(plan, CacheReader(root / "cache"), out, cache_root=root / "cache")
 
 
