@@ -42,8 +42,10 @@ _TRAIN_EPILOG = """examples:
 
 Configurations around the champion run on markets drawn from the cache's days. A
 trial is a catastrophe with a drawdown above 40 % or an ROI below -30 %. Days
-that teach, calibrate and measure are kept apart. Writes forewarner.skops and
-manifest.json; the same cache, seed and versions give the same answers.
+that teach and days that are held out are kept apart: the former choose the ranges,
+the latter measure, and their good trials scale the envelope. Writes
+forewarner.skops and manifest.json; the same cache, seed and versions give the
+same answers.
 """
 
 _ASSESS_EPILOG = """examples:
@@ -130,7 +132,8 @@ def _train(args: argparse.Namespace) -> int:
         if not args.json and now - told_at >= TOLD_EVERY_S:
             told_at = now
             caught = plural(p.catastrophes, "catastrophe")
-            say(f"round {p.round}: {p.done:,} of {plural(p.total, 'trial')}, {caught}")
+            part = f"round {p.round}" if p.round else "held out"
+            say(f"{part}: {p.done:,} of {plural(p.total, 'trial')}, {caught}")
 
     with stop_on_signal() as stop_requested:
         trained = train(record, settings, on_progress=on_progress, stop_requested=stop_requested)
@@ -153,11 +156,11 @@ def _summary(manifest: dict[str, Any], folder: Path, wall_s: float) -> list[str]
     lines = [
         "",
         f"forewarner of {manifest['source']}",
-        f"  days       {n_days} teach and calibrate in turn, {len(days['held_out'])} only measure",
+        f"  days       {n_days} teach and calibrate in turn, {len(days['held_out'])} are held out",
         f"  trials     {manifest['trials']:,} on {plural(manifest['markets'], 'drawn market')} of"
         f" {plural(manifest['days_per_trial'], 'day')}",
-        f"  ruin       {told} (drawdown > 40 % or ROI < -30 %)",
-        f"             by group of days {per_group}",
+        f"  ruin       {told} of the teaching trials (drawdown > 40 % or ROI < -30 %)",
+        f"             by group of days {per_group}, the last held out",
         f"  held out   AUC {m['auc_held_out']:.3f}, Brier {m['brier_held_out']:.4f}; the taught base rate"
         f" alone {m['brier_of_the_teaching_rate']:.4f}",
         f"             base rate {share(m['base_rate_held_out'])}, said on average"
@@ -166,6 +169,7 @@ def _summary(manifest: dict[str, Any], folder: Path, wall_s: float) -> list[str]
         f" {gates['ORANGE']:,}, RED {gates['RED']:,}",
         f"             of {plural(m['catastrophes_held_out'], 'catastrophe')}"
         f" {m['catastrophes_at_gate_ok']:,} stood at OK, {m['catastrophes_at_gate_red']:,} at RED",
+        "             ORANGE and RED in part by a score whose -1 the good ones among these trials set",
     ]
     repairs = [f"{r['count']} x {r['rule']}" for r in manifest["repairs"].values() if r["count"]]
     lines += [f"  {'repaired' if k == 0 else '':9}  {text}" for k, text in enumerate(repairs)]
@@ -194,7 +198,7 @@ def _assess(args: argparse.Namespace) -> int:
         return 0
 
     from dolphin.research.forewarner.artefact import open_forewarner
-    from dolphin.risk.forewarner import REAL_MODEL, mc_scale
+    from dolphin.risk.forewarner import MC_SCALES, REAL_MODEL
     from dolphin.services.forewarner_gate import payload_of
 
     forewarner = open_forewarner(Path(args.artefact))
@@ -205,7 +209,7 @@ def _assess(args: argparse.Namespace) -> int:
         import msgspec
 
         payload = msgspec.to_builtins(payload_of(said))
-        why = {"mc_scale": mc_scale(said.code), "artefact": forewarner.identity, "why": forewarner.why}
+        why = {"mc_scale": MC_SCALES[said.code], "artefact": forewarner.identity, "why": forewarner.why}
         print_json({**asked, **payload, **why})
     else:
         does = {"OK": "full size", "ORANGE": "half size", "RED": "no entries that day"}[said.gate]

@@ -14,10 +14,11 @@ import numpy as np
 
 from dolphin.alpha.selection import IRP_PRICES, PROFILE_ROWS
 from dolphin.domain.bar import BoolArray, FloatArray, IntArray, SmallIntArray
-from dolphin.domain.codes import APEX, MC_ABSENT, MC_OK, MC_ORANGE, MC_RED
+from dolphin.domain.codes import APEX, MC_ABSENT
 from dolphin.domain.errors import ConfigError
 from dolphin.domain.params import ParameterSet
 from dolphin.domain.symbols import BTC, STABLECOINS
+from dolphin.risk.forewarner import MC_SCALES as MC_SCALES
 
 HISTORY_MAX: Final = 500
 HISTORY_KEPT: Final = 200
@@ -109,9 +110,6 @@ INT_NAMES: Final = (
     RESULTS,
     PROXY_COUNT,
 ) = range(len(INT_NAMES))
-
-#: Factor of the size that each status of the forewarner's gate gives.
-MC_SCALES: Final = {MC_OK: 1.0, MC_ORANGE: 0.5, MC_RED: 1.0, MC_ABSENT: 1.0}
 
 #: No position, no bar yet.
 NONE: Final = -1

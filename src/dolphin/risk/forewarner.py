@@ -1,7 +1,8 @@
 """The forewarner's rules: what a probability and an envelope score mean for a day (spec 05, section 3).
 
-Entry points: `forewarner_gate` decides, `forewarner_colour` is for people, `mc_scale` is the lane's factor,
-`verdict` puts them together. The models that give the two numbers live in `dolphin.research.forewarner`.
+Entry points: `forewarner_gate` decides, `forewarner_colour` is for people, `MC_SCALES` has the lane's
+factors, `verdict` puts them together. The models that give the two numbers live in
+`dolphin.research.forewarner`.
 
 Invariants
 ----------
@@ -15,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from dolphin.domain.codes import MC_OK, MC_ORANGE, MC_RED, MC_STATUSES
+from dolphin.domain.codes import MC_ABSENT, MC_OK, MC_ORANGE, MC_RED, MC_STATUSES
 from dolphin.kernel import kernel
 
 GREEN: Final = 0
@@ -31,6 +32,10 @@ SOURCES: Final = (REAL_MODEL, FALLBACK_NO_DATA, FALLBACK_ERROR)
 #: Both fallbacks answer with these two numbers; by the gate's rule they are ORANGE.
 FALLBACK_PROBABILITY: Final = 0.20
 FALLBACK_SCORE: Final = 0.80
+
+#: Factor of the circuit-breaker lane for each gate code. RED scales nothing: it forbids the day's entries
+#: instead. ABSENT is neutral.
+MC_SCALES: Final = {MC_OK: 1.0, MC_ORANGE: 0.5, MC_RED: 1.0, MC_ABSENT: 1.0}
 
 
 @kernel
@@ -72,17 +77,6 @@ def forewarner_colour(catastrophic_prob: float) -> int:
     if catastrophic_prob < 0.30:
         return ORANGE
     return RED
-
-
-@kernel
-def mc_scale(status: int) -> float:
-    """Factor of the circuit-breaker lane for a gate code: 0.5 at ORANGE, else 1.0.
-
-    RED scales nothing: it forbids the day's entries instead. ABSENT is neutral.
-    """
-    if status == MC_ORANGE:
-        return 0.5
-    return 1.0
 
 
 @dataclass(frozen=True, slots=True)

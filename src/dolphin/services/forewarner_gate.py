@@ -14,6 +14,7 @@ Invariants
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final, Protocol
 
@@ -58,19 +59,28 @@ class Assessor(Protocol):
 
 
 class ForewarnerGate:
-    """The gate of one parameter set; each boost is assessed once."""
+    """The gate of one parameter set; it remembers its last answer and no other."""
 
     def __init__(self, assessor: Assessor, params: ParameterSet) -> None:
         self._assessor = assessor
         self._params = params
-        self._known: dict[float, int] = {}
+        self._day: str | None = None
+        self._boost = math.nan
+        self._code = MC_ABSENT
 
-    def status(self, boost: float) -> int:
-        """Code of the gate at a boost of the breaker, dimensionless."""
-        found = self._known.get(boost)
-        if found is None:
-            found = self._known[boost] = self._assessor.assess(self._params, boost, 0).code
-        return found
+    def status(self, boost: float, day: str | None = None) -> int:
+        """Code of the gate at a boost of the breaker, dimensionless.
+
+        day is the UTC date of the bar: within a day the code is that of its first bar, whatever the boost
+        does, so that models run between two days only. None asks for this boost's own code.
+        """
+        if day is not None and day == self._day:
+            return self._code
+        if boost != self._boost:
+            self._code = self._assessor.assess(self._params, boost, 0).code
+            self._boost = boost
+        self._day = day
+        return self._code
 
 
 def status_of(reading: Reading[ForewarnerPayload] | None, now_ns: int | None) -> int:
@@ -106,11 +116,8 @@ def mc_status_by_day(
     if assessor is None:
         return np.full(len(days), MC_ABSENT, dtype=np.int64)
     boosts = [1.0] * len(days) if boost_by_day is None else [float(boost) for boost in boost_by_day]
-    gate = ForewarnerGate(assessor, params)
-    return np.array(
-        [gate.status(boost) for _, boost in zip(days, boosts, strict=True)],
-        dtype=np.int64,
-    )
+    found = {boost: assessor.assess(params, boost, 0).code for boost in dict.fromkeys(boosts)}
+    return np.array([found[boost] for _, boost in zip(days, boosts, strict=True)], dtype=np.int64)
 
 
 def payload_of(verdict: Verdict) -> ForewarnerPayload:

@@ -3,7 +3,7 @@
 Posture: the reference `DOLPHIN_SAFETY` wins over the map where it is not older. It is read when the trader
 starts and when the grid reconnects; in between listeners feed the map's view. A posture once read and older
 than 30 s counts as HIBERNATE; one that was never read is the host's default. Forewarner: the host's own
-models where it has them, else the map's verdict.
+models where it has them, asked on the first bar of a day, else the map's verdict.
 """
 
 from __future__ import annotations
@@ -39,17 +39,24 @@ class Organs:
         self._read_reference()
         grid.grid.on_connection(self._on_connection)
 
-    def inputs(self, now_ns: int | None) -> HostInputs:
-        """The bar's inputs; now_ns is the host's clock, None in replays, where nothing ages."""
+    def inputs(self, now_ns: int | None, day: str | None = None) -> HostInputs:
+        """The bar's inputs; now_ns is the host's clock, None in replays, where nothing ages.
+
+        day is the UTC date of the bar; with it the host's own forewarner is asked once a day, for begin_day
+        is all that takes its word. None: it is asked whenever the boost moved.
+        """
         reading = None if self._breaker is None else self._breaker.read()
         boost, beta = (1.0, 0.0) if reading is None else (reading.payload.boost, reading.payload.beta)
         return HostInputs(
-            posture=self._posture(now_ns), boost=boost, beta=beta, mc_status=self._mc_status(boost, now_ns)
+            posture=self._posture(now_ns),
+            boost=boost,
+            beta=beta,
+            mc_status=self._mc_status(boost, now_ns, day),
         )
 
-    def _mc_status(self, boost: float, now_ns: int | None) -> int:
+    def _mc_status(self, boost: float, now_ns: int | None, day: str | None) -> int:
         if self._gate is not None:
-            return self._gate.status(boost)
+            return self._gate.status(boost, day)
         return status_of(None if self._forewarner is None else self._forewarner.read(), now_ns)
 
     def _posture(self, now_ns: int | None) -> int:

@@ -8,18 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dolphin.domain.codes import MC_ABSENT, MC_OK, MC_ORANGE, MC_RED, MC_STATUSES
-from dolphin.engine.state import MC_SCALES
+from dolphin.domain.codes import APEX, MC_ABSENT, MC_OK, MC_ORANGE, MC_RED, MC_STATUSES
+from dolphin.domain.params import GOLD
+from dolphin.engine.engine import Engine
+from dolphin.engine.state import FLOAT_NAMES
+from dolphin.host.draws import draws
 from dolphin.kernel import plain
 from dolphin.risk.forewarner import (
     COLOURS,
     FALLBACK_ERROR,
     FALLBACK_NO_DATA,
+    MC_SCALES,
     REAL_MODEL,
     fallback,
     forewarner_colour,
     forewarner_gate,
-    mc_scale,
     verdict,
 )
 
@@ -96,10 +99,15 @@ def test_colour_and_gate_may_disagree() -> None:
     )
 
 
-def test_the_scale_is_the_engine_s() -> None:
-    assert mc_scale(MC_ORANGE) == 0.5
-    for status in (MC_OK, MC_ORANGE, MC_RED, MC_ABSENT):
-        assert mc_scale(status) == plain(mc_scale)(status) == MC_SCALES[status]
+@pytest.mark.parametrize(
+    ("status", "scale"), [(MC_OK, 1.0), (MC_ORANGE, 0.5), (MC_RED, 1.0), (MC_ABSENT, 1.0)]
+)
+def test_the_scale_is_the_engine_s(status: int, scale: float) -> None:
+    """A day that begins at the status carries the factor into the regime's lane."""
+    engine = Engine(GOLD, ("BTCUSDT",), draws(GOLD.seed, 1), host=plain)
+    engine.begin_day("2024-03-01", APEX, GOLD.direction, boost=1.3, beta=0.8, mc_status=status)
+    slots = dict(zip(FLOAT_NAMES, engine._s.floats.tolist(), strict=True))
+    assert slots["mc_scale"] == MC_SCALES[status] == scale
 
 
 @pytest.mark.parametrize("source", [FALLBACK_NO_DATA, FALLBACK_ERROR])

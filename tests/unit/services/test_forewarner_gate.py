@@ -80,11 +80,35 @@ def test_the_codes_of_days_follow_the_boost_each_begins_with() -> None:
         mc_status_by_day(Scripted(), GOLD, ("d1", "d2"), [1.0])
 
 
-def test_a_boost_is_assessed_once() -> None:
+def test_days_of_one_boost_are_assessed_once() -> None:
+    assessor = Scripted()
+    found = mc_status_by_day(assessor, GOLD, ("d1", "d2", "d3", "d4"), [1.0, 1.35, 1.0, 1.35])
+    assert found.tolist() == [0, 1, 0, 1]
+    assert [boost for boost, _ in assessor.asked] == [1.0, 1.35]
+
+
+def test_within_a_day_nothing_is_assessed_however_the_boost_moves() -> None:
+    """1,000 bars a day, each with a boost of its own: the code is that of the day's first bar."""
+    assessor = Scripted()
+    with InProcessGrid() as grid:
+        typed = TypedGrid(grid)
+        organs = Organs(typed, codes.APEX, ForewarnerGate(assessor, GOLD))
+        for day, first in (("2026-01-05", 1.0), ("2026-01-06", 1.35), ("2026-01-07", 1.6)):
+            found = set()
+            for bar in range(1000):
+                typed.put(ACB_BOOST, breaker(first + bar * 1e-4))
+                found.add(organs.inputs(NOW, day).mc_status)
+            assert found == set(mc_status_by_day(Scripted(), GOLD, (day,), [first]).tolist())
+    assert [boost for boost, _ in assessor.asked] == [1.0, 1.35, 1.6]
+
+
+def test_a_gate_remembers_one_answer() -> None:
     assessor = Scripted()
     gate = ForewarnerGate(assessor, GOLD)
-    assert [gate.status(boost) for boost in (1.0, 1.35, 1.0, 1.35)] == [0, 1, 0, 1]
-    assert [boost for boost, _ in assessor.asked] == [1.0, 1.35]
+    assert [gate.status(boost) for boost in (1.0, 1.35, 1.35, 1.0)] == [0, 1, 1, 0]
+    assert [boost for boost, _ in assessor.asked] == [1.0, 1.35, 1.0]
+    assert gate.status(1.0, "2026-01-05") == gate.status(1.0, "2026-01-06") == 0
+    assert len(assessor.asked) == 3, "a new day at the same boost has the same answer"
 
 
 def test_organs_take_the_host_s_models_before_the_grid_s_word() -> None:

@@ -6,6 +6,7 @@ Invariants
 ----------
 1. A model file is never unpickled. Before anything of it is built, its SHA-256 is the manifest's, every type
    and every loader in its schema stands in `TYPES`, and what skops itself does not trust stands there too.
+   Before anything of it is asked, its trees and support vectors are looked at (`sound`).
 2. An artefact of another table, feature list, format or library version is refused: its numbers would be
    read as something that they are not.
 3. `Forewarner` always answers: what it cannot say from its models is the fixed fallback, with the reason in
@@ -21,20 +22,21 @@ import math
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+import msgspec
 import numpy as np
 
 from dolphin.domain.errors import DataError, StoreError
 from dolphin.domain.params import ParameterSet
 from dolphin.market.scan_store import fsync_folder
 from dolphin.research.extra import library
+from dolphin.research.forewarner.sound import unsound
 from dolphin.research.forewarner.table import (
     ROWS,
     Row,
-    as_record,
     assessed,
     coordinates,
     features,
@@ -90,6 +92,34 @@ TYPES: Final[frozenset[tuple[str, str]]] = frozenset(
 )
 
 
+#: A UTC date.
+_Day = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+
+
+class Days(msgspec.Struct, frozen=True):
+    """The recorded days of a training: those of each teaching group, and the held-out ones."""
+
+    teaching: list[list[_Day]]
+    held_out: list[_Day]
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What hosts read of a manifest; the rest of it is for people.
+
+    envelope_scale divides the envelope's decision, dimensionless; the hashes are SHA-256 in hex.
+    """
+
+    format: str
+    model_sha256: str
+    manifest_sha256: str
+    table: list[Row]
+    ranges: list[Row]
+    features: list[str]
+    days: Days
+    versions: dict[str, str]
+    envelope_scale: Annotated[float, msgspec.Meta(gt=0.0)]
+
+
 class ArtefactMissingError(StoreError):
     """There is no artefact at that place."""
 
@@ -100,16 +130,16 @@ class ArtefactRefusedError(DataError):
 
 @dataclass(frozen=True, slots=True)
 class Artefact:
-    """A loaded artefact: its models, what its manifest says, and the ranges that its models speak in."""
+    """A loaded artefact: its models, the ranges and the scale they speak in, the model file's SHA-256.
+
+    manifest is the whole record, for people; what `Manifest` names of it is of that shape.
+    """
 
     models: Mapping[str, Any]
-    manifest: Mapping[str, Any]
     rows: tuple[Row, ...]
-
-    @property
-    def identity(self) -> str:
-        """SHA-256 (hex) of the model file."""
-        return str(self.manifest["model_sha256"])
+    envelope_scale: float
+    identity: str
+    manifest: Mapping[str, Any]
 
     def numbers(self, params: ParameterSet, boost: float) -> tuple[float, float]:
         """(catastrophic probability, envelope score) of a running set at a boost of the breaker.
@@ -120,7 +150,7 @@ class Artefact:
         with library("threadpoolctl").threadpool_limits(limits=1):
             probability = float(self.models["classifier"].predict_proba(x)[0, 1])
             decision = float(self.models["envelope"].decision_function(x[:, :-1])[0])
-        return probability, decision / float(self.manifest["envelope_scale"])
+        return probability, decision / self.envelope_scale
 
 
 class Forewarner:
@@ -223,40 +253,54 @@ def load(folder: Path) -> Artefact:
     Raises ArtefactMissingError when it is not there, ArtefactRefusedError when it is damaged, foreign, or
     holds a type that is not in `TYPES`; UsageError without the research extra.
     """
-    manifest = read_manifest(folder)
+    manifest, whole = read_manifest(folder)
     path = folder / MODEL_FILE
     content = _read(path)
-    if _sha256(content) != manifest["model_sha256"]:
+    if _sha256(content) != manifest.model_sha256:
         raise ArtefactRefusedError(f"{path}: its content is not what the manifest records; train again")
     models = _open_models(path, content)
-    return Artefact(models, manifest, tuple(Row(**row) for row in manifest["ranges"]))
+    return Artefact(models, tuple(manifest.ranges), manifest.envelope_scale, manifest.model_sha256, whole)
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of an artefact that this code can read. Raises as `load` does."""
+def read_manifest(folder: Path) -> tuple[Manifest, dict[str, Any]]:
+    """The manifest of an artefact that this code can read, and its whole record. Raises as `load` does."""
     path = folder / MANIFEST_FILE
+    content = _read(path)
     try:
-        manifest = json.loads(_read(path))
-    except ValueError as error:
+        whole = msgspec.json.decode(content)
+    except _UNDECODABLE as error:
         raise ArtefactRefusedError(f"{path}: is no JSON ({_one_line(error)}); train again") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    if not isinstance(whole, dict) or whole.get("format") != FORMAT:
         raise ArtefactRefusedError(f"{path}: is no {FORMAT!r}; train again")
-    if manifest.get(_OWN_HASH) != _own_hash(manifest):
+    try:
+        signed = whole.get(_OWN_HASH) == _own_hash(whole)
+        manifest = msgspec.convert(whole, Manifest)
+    except _UNDECODABLE as error:
+        raise ArtefactRefusedError(f"{path}: is no manifest ({_one_line(error)}); train again") from error
+    if not signed:
         raise ArtefactRefusedError(f"{path}: was changed after the training; train again")
-    for what, mine, its in (
-        ("table", as_record(ROWS), manifest.get("table")),
-        ("feature list", list(features()), manifest.get("features")),
+    own_end = [row.high for row in manifest.ranges]
+    for what, same in (
+        ("table", manifest.table == list(ROWS)),
+        ("feature list", manifest.features == list(features())),
+        (
+            "kind of ranges",
+            len(own_end) == len(ROWS)
+            and manifest.ranges
+            == [replace(row, high=end) if row.size else row for row, end in zip(ROWS, own_end, strict=True)]
+            and all(row.low < row.high <= row.most for row in manifest.ranges),
+        ),
     ):
-        if mine != its:
+        if not same:
             raise ArtefactRefusedError(f"{path}: has another {what} than this version; train again")
     here = versions()
     for name in SAME_VERSIONS:
-        there = manifest.get("versions", {}).get(name)
+        there = manifest.versions.get(name)
         if there != here[name]:
             raise ArtefactRefusedError(
                 f"{path}: was trained with {name} {there}, here is {here[name]}; train again"
             )
-    return manifest
+    return manifest, whole
 
 
 def _open_models(path: Path, content: bytes) -> dict[str, Any]:
@@ -278,13 +322,18 @@ def _open_models(path: Path, content: bytes) -> dict[str, Any]:
                 f"{path}: holds {refused[0]}, which no forewarner has; do not use this file"
             )
         models = sio.loads(content, trusted=untrusted)
+        found = unsound(models, len(features()))
     except ArtefactRefusedError:
         raise
     except Exception as error:
         raise ArtefactRefusedError(f"{path}: cannot be read ({_one_line(error)}); train again") from error
-    if not isinstance(models, dict) or set(models) != {"classifier", "envelope"}:
-        raise ArtefactRefusedError(f"{path}: holds other models than a forewarner's; train again")
-    return models
+    if found:
+        raise ArtefactRefusedError(f"{path}: holds {found}; train again")
+    return dict(models)
+
+
+#: What a decoder may raise on foreign bytes.
+_UNDECODABLE: Final = (ValueError, TypeError, RecursionError, msgspec.MsgspecError)
 
 
 def _types(node: Any) -> Iterator[tuple[str, str]]:

@@ -125,7 +125,7 @@ def running_median(values: FloatArray) -> FloatArray:
 def read_record(cache: CacheReader) -> Record:
     """The days of a scan cache that are whole enough, with why others are left out.
 
-    Raises DataError for a file that cannot be read.
+    Raises DataError for a file that cannot be read or is not the one that the manifest names.
     """
     days: list[RecordedDay] = []
     left_out: list[str] = []

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import pickle
+import random
 import shutil
 import sys
 import zipfile
@@ -39,6 +41,7 @@ from dolphin.research.forewarner.artefact import (
     Forewarner,
     load,
     open_forewarner,
+    read_manifest,
     save,
 )
 from dolphin.research.forewarner.markets import Breaker, Record, bootstrap
@@ -155,7 +158,7 @@ def test_the_gate_halves_the_size_and_stops_entries_in_the_engine(
 
 def test_a_loaded_artefact_answers_as_the_trained_models(trained: Trained, forewarner: Forewarner) -> None:
     assert forewarner.artefact is not None
-    fresh = artefacts.Artefact(trained.models, forewarner.artefact.manifest, forewarner.artefact.rows)
+    fresh = replace(forewarner.artefact, models=trained.models)
     for params in (CHAMPION, GOLD, QUIET, LARGE):
         assert forewarner.artefact.numbers(params, 1.2) == fresh.numbers(params, 1.2)
 
@@ -230,6 +233,58 @@ def _other_models(folder: Path) -> None:
     put_model(folder, sio.dumps({"classifier": np.ones(3)}))
 
 
+def _sign(folder: Path, content: Any) -> None:
+    """Any JSON in the manifest's place, signed as far as it can be."""
+    path = folder / MANIFEST_FILE
+    if isinstance(content, dict):
+        content = {**content, "manifest_sha256": artefacts._own_hash(content)}
+    path.write_text(json.dumps(content))
+
+
+def _without_sha(folder: Path) -> None:
+    rewrite(folder, lambda m: m.pop("model_sha256"))
+
+
+def _range_of_other_keys(folder: Path) -> None:
+    rewrite(folder, lambda m: m["ranges"].__setitem__(0, {"parameter": "fraction", "from": 0, "to": 1}))
+
+
+def _rebuilt(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    """The models with something changed, saved by skops and signed."""
+
+    def damage(folder: Path) -> None:
+        content = (folder / MODEL_FILE).read_bytes()
+        models = sio.loads(content, trusted=sio.get_untrusted_types(data=content))
+        change(models)
+        put_model(folder, sio.dumps(models))
+
+    return damage
+
+
+def _nodes(models: dict[str, Any]) -> Any:
+    return models["classifier"].calibrated_classifiers_[0].estimator._predictors[0][0].nodes
+
+
+def _circle(models: dict[str, Any]) -> None:
+    _nodes(models)["left"][0] = 0
+
+
+def _leads_out(models: dict[str, Any]) -> None:
+    _nodes(models)["right"][0] = 1 << 30
+
+
+def _unknown_feature(models: dict[str, Any]) -> None:
+    _nodes(models)["feature_idx"][0] = 1 << 40
+
+
+def _few_vectors(models: dict[str, Any]) -> None:
+    models["envelope"].support_vectors_ = models["envelope"].support_vectors_[:1]
+
+
+def _another_method(models: dict[str, Any]) -> None:
+    models["envelope"]._impl = "c_svc"
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a flipped bit": (_flip, "is not what the manifest records"),
     "a cut file under a signed manifest": (_cut, "cannot be read"),
@@ -244,6 +299,28 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda f: rewrite(f, lambda m: m["versions"].update({"scikit-learn": "0.1"})),
         "trained with scikit-learn 0.1",
     ),
+    "no model hash": (_without_sha, "missing required field `model_sha256`"),
+    "versions in a list": (lambda f: rewrite(f, lambda m: m.update(versions=[1])), "is no manifest"),
+    "a list": (lambda f: _sign(f, ["dolphin forewarner 1"]), "is no 'dolphin forewarner 1'"),
+    "deep JSON": (lambda f: (f / MANIFEST_FILE).write_text("[" * 200_000) and None, "is no JSON"),
+    "deep JSON that ends": (
+        lambda f: (f / MANIFEST_FILE).write_text("[" * 200_000 + "]" * 200_000) and None,
+        "is no JSON",
+    ),
+    "no text": (lambda f: (f / MANIFEST_FILE).write_bytes(b"\xff\xfe{}") and None, "is no JSON"),
+    "ranges of other keys": (_range_of_other_keys, "is no manifest"),
+    "ranges in a word": (lambda f: rewrite(f, lambda m: m.update(ranges="wide")), "is no manifest"),
+    "one range less": (lambda f: rewrite(f, lambda m: m["ranges"].pop()), "another kind of ranges"),
+    "a range moved below": (lambda f: rewrite(f, lambda m: m["ranges"][0].update(low=-9.0)), "another kind"),
+    "no days": (lambda f: rewrite(f, lambda m: m.update(days=[])), "is no manifest"),
+    "days that are none": (lambda f: rewrite(f, lambda m: m["days"].update(teaching=[1])), "is no manifest"),
+    "a scale that turns": (lambda f: rewrite(f, lambda m: m.update(envelope_scale=-1.0)), "is no manifest"),
+    "a scale in words": (lambda f: rewrite(f, lambda m: m.update(envelope_scale="1")), "is no manifest"),
+    "a tree in a circle": (_rebuilt(_circle), "do not end in leaves"),
+    "a tree that leads out": (_rebuilt(_leads_out), "do not end in leaves"),
+    "an unknown feature": (_rebuilt(_unknown_feature), "do not end in leaves"),
+    "too few support vectors": (_rebuilt(_few_vectors), "of another shape"),
+    "another method": (_rebuilt(_another_method), "overrides its own code"),
 }
 
 
@@ -258,6 +335,67 @@ def test_a_damaged_or_foreign_artefact_falls_back_and_says_why(copy: Path, name:
     assert "\n" not in found.why
     assert found.assess(CHAMPION, 1.0, 5) == fallback(FALLBACK_ERROR, 5)
     assert (found.assess(CHAMPION, 1.0, 5).catastrophic_prob, found.identity) == (0.20, FALLBACK_ERROR)
+
+
+JUNK: tuple[Any, ...] = (None, True, 0, -1, 1e300, 2**70, "", "x", "\ud800", [], [1], {}, {"a": 1}, -0.5)
+
+
+def test_whatever_is_done_to_a_manifest_it_answers_or_refuses_in_one_line(copy: Path, folder: Path) -> None:
+    """Random edits at every depth, signed as a training would."""
+    chance = random.Random(4)
+    text = (folder / MANIFEST_FILE).read_text()
+    refused: list[str] = []
+    for _ in range(150):
+        manifest = json.loads(text)
+        key = chance.choice(
+            ["table", "ranges", "features", "versions", "days", "envelope_scale", "model_sha256", "format"]
+        )
+        node, at = manifest, key
+        while isinstance(node[at], (dict, list)) and node[at] and chance.random() < 0.6:
+            node = node[at]
+            at = chance.choice(list(node) if isinstance(node, dict) else range(len(node)))
+        if chance.random() < 0.3:
+            del node[at]
+        else:
+            node[at] = chance.choice(JUNK)
+        _sign(copy, manifest)
+        try:
+            read_manifest(copy)
+        except ArtefactRefusedError as error:
+            refused.append(str(error))
+    assert len(refused) > 100
+    assert not any("\n" in line for line in refused)
+
+
+def test_whatever_is_done_to_a_model_file_it_answers_or_falls_back(copy: Path) -> None:
+    """Random bytes in the file and in its members, under a signed manifest."""
+    chance = random.Random(5)
+    whole = (copy / MODEL_FILE).read_bytes()
+    with zipfile.ZipFile(io.BytesIO(whole)) as file:
+        members = {name: file.read(name) for name in file.namelist()}
+    for trial in range(24):
+        if trial % 3 == 0:
+            put_model(copy, _spoilt(whole, chance))
+        else:
+            name = chance.choice([name for name in members if trial % 3 == 1 or name.endswith("json")])
+            made = io.BytesIO()
+            with zipfile.ZipFile(made, "w") as file:
+                for member, content in members.items():
+                    file.writestr(member, _spoilt(content, chance) if member == name else content)
+            put_model(copy, made.getvalue())
+        found = open_forewarner(copy)
+        said = found.assess(CHAMPION, 1.0, 0)
+        assert said.source in (REAL_MODEL, FALLBACK_ERROR)
+        assert bool(found.why) == (said.source != REAL_MODEL)
+        assert "\n" not in found.why
+
+
+def _spoilt(content: bytes, chance: random.Random) -> bytes:
+    """A few random bytes put over others."""
+    out = bytearray(content)
+    for _ in range(chance.randint(1, 4)):
+        out[chance.randrange(len(out))] = chance.randrange(256)
+    return bytes(out)
 
 
 class Foreign:

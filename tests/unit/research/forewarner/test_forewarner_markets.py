@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -142,7 +143,7 @@ def test_beta_follows_the_day_s_median_against_the_percentile_at_hand() -> None:
 
 
 def test_a_cache_is_read_as_days_with_what_came_before_them(tmp_path: Path) -> None:
-    """A day that is not what the manifest says is left out; so is a short one, whose prices still count."""
+    """A half-built day is left out; so is a short one, whose prices still count. Other bytes are refused."""
     write_cache(tmp_path, n_days=10, bars_a_day=24)
     reader = CacheReader(tmp_path)
     whole = read_record(reader)
@@ -155,10 +156,16 @@ def test_a_cache_is_read_as_days_with_what_came_before_them(tmp_path: Path) -> N
         assert np.array_equal(day.vel_div, columns["vel_div"])
         assert np.array_equal(day.v750, columns["v750_lambda_max_velocity"])
         assert np.array_equal(day.prices, reader.prices(day.date))
-    path = reader.folder / f"{reader.days()[3]}.parquet"
-    path.write_bytes((reader.folder / f"{reader.days()[4]}.parquet").read_bytes())
+    manifest = reader.folder / "manifest.json"
+    changed = json.loads(manifest.read_text())
+    changed["days"][reader.days()[3]]["complete"] = False
+    manifest.write_text(json.dumps(changed))
     damaged = read_record(CacheReader(tmp_path))
     assert [day.date for day in damaged.days] == [day.date for k, day in enumerate(whole.days) if k != 3]
     assert any(reader.days()[3] in text for text in damaged.left_out)
     assert np.isnan(damaged.days[3].before).all(), "nothing is known of the bars before"
     assert damaged.data_hash != whole.data_hash
+    path = reader.folder / f"{reader.days()[5]}.parquet"
+    path.write_bytes((reader.folder / f"{reader.days()[4]}.parquet").read_bytes())
+    with pytest.raises(DataError, match=f"{reader.days()[5]} is refused"):
+        read_record(CacheReader(tmp_path))

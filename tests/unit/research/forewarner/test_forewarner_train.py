@@ -36,7 +36,7 @@ from dolphin.research.forewarner.trials import Outcomes, catastrophic, good, per
 
 def as_artefact(trained: Trained) -> Artefact:
     rows = tuple(Row(**row) for row in trained.manifest["ranges"])
-    return Artefact(trained.models, {**trained.manifest, "model_sha256": "x"}, rows)
+    return Artefact(trained.models, rows, trained.manifest["envelope_scale"], "x", trained.manifest)
 
 
 def outcomes(roi: Sequence[float], drawdown: Sequence[float]) -> Outcomes:
@@ -154,18 +154,100 @@ def test_the_envelope_is_scaled_by_held_out_good_trials(
     trained: Trained, record: Record, settings: TrainSettings
 ) -> None:
     """-1 is their 1 % quantile, and more than half of them lie inside, few as they are here."""
-    found = training._round(
-        record, record.groups(), settings, 1.0, 0, period_trials(VOL_THRESHOLD), None, lambda: False
+    drawn = sample(widened(1.0), settings.n_trials, settings.n_markets, settings.seed)
+    markets = range(settings.n_markets * (N_GROUPS - 1) // N_GROUPS, settings.n_markets)
+    outcomes = training._run_markets(
+        record,
+        record.groups(),
+        settings,
+        period_trials(VOL_THRESHOLD),
+        None,
+        lambda: False,
+        drawn,
+        markets,
+        0,
     )
-    fine = good(found.outcomes, np.array(found.drawn.market_of))
+    first = len(drawn.configurations) - len(outcomes.roi)
+    fine = good(outcomes, np.array(drawn.market_of[first:]))
     artefact = as_artefact(trained)
-    x = np.array([coordinates(c, artefact.rows) for c in found.drawn.configurations])
-    held = x[fine & (found.group == N_GROUPS - 1)][:, :-1]
-    score = artefact.models["envelope"].decision_function(held) / artefact.manifest["envelope_scale"]
+    x = np.array([coordinates(c, artefact.rows) for c in drawn.configurations[first:]])
+    score = artefact.models["envelope"].decision_function(x[fine][:, :-1]) / artefact.envelope_scale
     assert np.quantile(score, 0.01) == pytest.approx(-1.0)
     inside = float((score > 0.0).mean())
-    assert inside == artefact.manifest["metrics"]["good_inside_held_out"]
+    assert inside == trained.manifest["metrics"]["good_inside_held_out"]
     assert inside > 0.5
+
+
+def test_the_figures_named_as_scaled_on_held_out_trials_are_those_that_feel_the_scale(
+    trained: Trained,
+) -> None:
+    """Every figure again with another scale: the named ones move, and no other does."""
+    rng = np.random.default_rng(3)
+    n = 400
+    bad = rng.random(n) < 0.2
+    held = np.arange(n) >= 300
+    probability, score = rng.random(n) * 0.3, rng.normal(0.0, 1.0, n)
+    made = Outcomes(rng.normal(size=n), rng.random(n), np.ones(n, dtype=np.int64))
+
+    def flat(scale: float) -> dict[str, Any]:
+        found = training._metrics(bad, ~bad, held, probability, score / scale, made)
+        gates = found.pop("gates_held_out")
+        return {**found, **{f"gates_held_out.{name}": count for name, count in gates.items()}}
+
+    one, other = flat(1.0), flat(3.0)
+    moved = {name for name in one if one[name] != other[name]}
+    assert moved == set(trained.manifest["metrics"]["scaled_on_held_out"])
+
+
+class RuinHeldOut(ByExposure):
+    """Ruin by exposure, but on the held-out markets in a fixed share of the trials."""
+
+    def __init__(self, share: float, n_teaching: int) -> None:
+        super().__init__(7.0)
+        self.share = share
+        self.n_teaching = n_teaching
+        self.held_out = False
+        self.asked: list[bool] = []
+
+    def told(self, p: Progress) -> None:
+        """The ranges stand when a round has ended inside the bounds."""
+        done = p.done == p.total == self.n_teaching
+        self.held_out |= done and RATE_MIN <= p.catastrophes / p.total <= RATE_MAX
+
+    def __call__(self, market: PeriodInputs, sets: Sequence[ParameterSet]) -> Outcomes:
+        self.asked.append(self.held_out)
+        found = super().__call__(market, sets)
+        if not self.held_out:
+            return found
+        k = np.arange(len(sets))
+        return replace(found, max_drawdown=np.where(k < self.share * len(sets), 0.9, 0.1))
+
+
+def test_held_out_outcomes_choose_no_range(record: Record, settings: TrainSettings) -> None:
+    """Much ruin or little on the held-out days: the rounds and the ranges are the same."""
+    held_out = settings.n_markets // N_GROUPS
+    manifests = []
+    for share in (0.1, 0.5):
+        trials = RuinHeldOut(share, settings.n_trials * (N_GROUPS - 1) // N_GROUPS)
+        manifests.append(train(record, settings, trials, trials.told).manifest)
+        assert trials.asked == [False] * (len(trials.asked) - held_out) + [True] * held_out
+    low, high = manifests
+    assert low["metrics"]["base_rate_held_out"] < 0.2 < 0.4 < high["metrics"]["base_rate_held_out"]
+    assert len(low["rounds"]) > 1
+    for key in ("rounds", "ranges", "repairs"):
+        assert low[key] == high[key], key
+
+
+def test_too_few_catastrophes_to_measure_by_are_refused(record: Record, settings: TrainSettings) -> None:
+    calls = iter(range(10**6))
+
+    def never_held_out(market: PeriodInputs, sets: Sequence[ParameterSet]) -> Outcomes:
+        teaches = next(calls) < settings.n_markets * (N_GROUPS - 1) // N_GROUPS
+        return outcomes([0.0] * len(sets), [0.9 if teaches and k < 3 else 0.1 for k in range(len(sets))])
+
+    with pytest.raises(TrainingRefusedError, match="0 catastrophes in 128 held-out trials") as refused:
+        train(record, settings, never_held_out)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(("limit", "direction"), [(7.0, 1), (0.9, -1)])
@@ -187,9 +269,15 @@ def test_rounds_move_the_sizes_until_ruin_is_neither_rare_nor_common(
     base = {row["name"]: row["high"] for row in found.manifest["table"]}
     assert (highs["max_leverage"] - base["max_leverage"]) * direction > 0
     assert highs["fixed_tp_pct"] == base["fixed_tp_pct"]
-    last = told[-1]
-    assert (last.round, last.done, last.total) == (len(rounds), settings.n_trials, settings.n_trials)
-    assert last.catastrophes == rounds[-1]["catastrophes"]
+    held_out = settings.n_trials // N_GROUPS
+    teaching = settings.n_trials - held_out
+    ends = [(p.round, p.total) for p in told if p.done == p.total]
+    assert ends == [*((k + 1, teaching) for k in range(len(rounds))), (0, held_out)]
+    caught = [p.catastrophes for p in told if p.done == p.total]
+    assert caught == [
+        *(r["catastrophes"] for r in rounds),
+        found.manifest["metrics"]["catastrophes_held_out"],
+    ]
 
 
 @pytest.mark.parametrize("limit", [1e9, -1.0])
@@ -203,20 +291,21 @@ def test_ruin_that_never_or_always_comes_is_refused_with_every_round(
     assert "\n" not in line
     assert line.count("% at x") == ROUNDS_MAX
     assert "expected 5% to 30%" in line
-    assert trials.calls == ROUNDS_MAX * settings.n_markets
+    assert trials.calls == ROUNDS_MAX * settings.n_markets * (N_GROUPS - 1) // N_GROUPS
 
 
 def test_a_group_without_catastrophes_is_refused(record: Record, settings: TrainSettings) -> None:
     calls = iter(range(10**6))
 
     def only_later(market: PeriodInputs, sets: Sequence[ParameterSet]) -> Outcomes:
-        late = next(calls) % settings.n_markets >= settings.n_markets // 2
+        teaching = settings.n_markets * (N_GROUPS - 1) // N_GROUPS
+        late = next(calls) % teaching >= teaching // 3
         drawdown = [0.9 if late and k < 6 else 0.1 for k in range(len(sets))]
         return outcomes([0.0] * len(sets), drawdown)
 
     with pytest.raises(TrainingRefusedError, match="at last the fewest were 0") as refused:
         train(record, settings, only_later)
-    assert "18.8% at x1.00, 18.8% at x1.40" in str(refused.value), "wider and wider, though the share is fine"
+    assert "25.0% at x1.00, 25.0% at x1.40" in str(refused.value), "wider and wider, though the share is fine"
 
 
 def test_what_could_not_act_is_said(trained: Trained) -> None:
