@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from dolphin.domain.clock import NS_PER_S, iso_from_ns
+from dolphin.domain.clock import NS_PER_S, day_from_ns, iso_from_ns
 from dolphin.domain.codes import (
     ACTION_ENTER,
     ACTION_EXIT,
@@ -255,11 +255,12 @@ class Trader:
                     self._take_again(row)
                     return None
                 now_ns = None if self._clock is None else self._clock()
+                day = day_from_ns(row.timestamp_ns)
                 step = self.session.on_scan(
                     row,
-                    inputs=self._organs.inputs(now_ns),
+                    inputs=self._organs.inputs(now_ns, day),
                     now_ns=now_ns,
-                    inputs_after=lambda: self._organs.inputs(now_ns),
+                    inputs_after=lambda: self._organs.inputs(now_ns, day),
                 )
                 if step is None:
                     self.counts["scans_dropped"] += 1
