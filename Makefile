@@ -9,13 +9,16 @@ export OMP_NUM_THREADS := 1
 WORKERS ?= auto
 PURE := tests/unit/domain tests/unit/alpha tests/unit/risk tests/unit/orderbook tests/unit/engine tests/unit/numerics tests/unit/scan
 
-.PHONY: run research test test-full lint bench bench-page vectorbt coverage checked mutation clean
+.PHONY: run research services test test-full lint bench bench-page vectorbt coverage checked mutation clean
 
 run: $(VENV)/.core
 	$(BIN)/dolphin run $(ARGS)
 
 # What sweeps' statistics and the forewarner need beyond the core.
 research: $(VENV)/.research
+
+# What a system of processes on a Hazelcast grid needs beyond the core; the grid's member also wants Java.
+services: $(VENV)/.services
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not long" $(ARGS)
@@ -70,6 +73,10 @@ $(VENV)/.core: $(VENV)/.made requirements/core.txt requirements/build.txt pyproj
 
 $(VENV)/.research: $(VENV)/.core requirements/research.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/research.txt
+	@touch $@
+
+$(VENV)/.services: $(VENV)/.core requirements/services.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/services.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core requirements/dev.txt

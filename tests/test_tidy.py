@@ -29,6 +29,11 @@ HEAVY = (
     "ccxt",
     "prefect",
     "nautilus_trader",
+    "hazelcast",
+    "supervisor",
+    "prometheus_client",
+    "apprise",
+    "psutil",
 )
 
 

@@ -36,7 +36,36 @@ COMMANDS: Final = {
     "conform": "run conformance vectors against the kernels",
     "config": "show the effective configuration and where each value came from",
     "doctor": "check this machine: versions, disk, permissions, clock, ports",
+    "up": "start the system of services: grid, process manager, services",
+    "status": "say how the system is: one verdict, one cause, one next action",
+    "down": "stop the system in order",
+    "logs": "show what the services log",
+    "halt": "kill switch: no new entries, whatever the grid says",
+    "flatten": "kill switch: close the open position, then no new entries",
+    "resume": "lift the kill switch",
+    "verify": "prove the signal path of a running system, step by step",
+    "trade": "service: the trader, leader or standby by its fence",
+    "standby": "service: a second trader that takes over when the first is gone",
+    "scanner": "service: scans the market into the Arrow store",
+    "bridge": "service: brings stored scans to the grid",
+    "acb": "service: the circuit breaker's processor",
+    "exf": "service: external factors, from recorded files",
+    "watchdog": "service: the survival stack and its posture",
+    "health": "service: meta-health, which heals what is stopped",
+    "oracle": "service: certifies one live scan of many again",
+    "signals": "service: the last decision, for whoever listens",
 }
+
+#: Commands that share a module: each runs one service of the table.
+_SERVICE_COMMANDS: Final = frozenset(
+    {"trade", "standby", "scanner", "bridge", "acb", "exf", "watchdog", "health", "oracle", "signals"}
+)
+
+
+def _module(command: str) -> str:
+    name = "service" if command in _SERVICE_COMMANDS else command
+    return f"dolphin.commands.{name}"
+
 
 _EPILOG: Final = """examples:
   dolphin run                                   trade a synthetic day
@@ -88,7 +117,7 @@ def build_parser(command: str | None = None) -> Parser:
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         sub.set_defaults(parser=sub)
         if name == command:
-            importlib.import_module(f"dolphin.commands.{name}").arguments(sub)
+            importlib.import_module(_module(name)).arguments(sub)
         sub.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
         )
@@ -111,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.parser.refuse(unknown)
     who = f"dolphin {args.command}"
     try:
-        code = int(importlib.import_module(f"dolphin.commands.{args.command}").execute(args))
+        code = int(importlib.import_module(_module(args.command)).execute(args))
         sys.stdout.flush()
     except KeyboardInterrupt:
         return _fail(f"{who}: interrupted; nothing that was committed is lost", 130)
