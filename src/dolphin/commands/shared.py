@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 from dolphin.config import COMMAND_LINE, SETTINGS, Config, resolve
 from dolphin.domain.errors import DataError, UsageError
 from dolphin.domain.errors import plural as plural
+from dolphin.host.telling import money as money
+from dolphin.host.telling import price as price
+from dolphin.host.telling import signed
 
 if TYPE_CHECKING:
     from dolphin.domain.params import ParameterSet
@@ -203,7 +206,7 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
 
 def change(value: float | None) -> str:
     """A fraction that may go either way, in percent with its sign."""
-    return "n/a" if value is None else f"{_signed(value * 100.0)} %"
+    return "n/a" if value is None else f"{signed(value * 100.0)} %"
 
 
 def share(value: float | None, digits: int = 1) -> str:
@@ -211,22 +214,6 @@ def share(value: float | None, digits: int = 1) -> str:
     return "n/a" if value is None else f"{value * 100.0:.{digits}f} %"
 
 
-def money(value: float) -> str:
-    """An amount that adds to the capital or takes from it, with its sign."""
-    return _signed(value)
-
-
 def figure(value: float | None, digits: int = 2) -> str:
     """A number for people."""
     return "n/a" if value is None else f"{value:,.{digits}f}"
-
-
-def price(value: float) -> str:
-    """A price with every digit that exchanges quote, without an exponent."""
-    text = f"{value:.8f}" if abs(value) < 1.0 else f"{value:.10g}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _signed(value: float) -> str:
-    text = f"{value:+,.2f}"
-    return "0.00" if text in ("+0.00", "-0.00") else text

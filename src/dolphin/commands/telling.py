@@ -8,13 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from dolphin.commands.shared import change, figure, money, plural, price, say, share, tell
-from dolphin.domain.clock import iso_from_ns
-from dolphin.domain.codes import ACTION_ENTER, ACTION_EXIT, BOUNDS, BUCKETS, REASONS
+from dolphin.commands.shared import change, figure, money, plural, say, share, tell
 from dolphin.domain.scan import WARMUP_PRICES
+from dolphin.host.telling import trade_line as trade_line
 
 if TYPE_CHECKING:
-    from dolphin.domain.decision import Decision
     from dolphin.host.session import Step
 
 #: Without a terminal, a line of progress at most this often.
@@ -51,28 +49,6 @@ _OF_ASSET: Final = {
     "rejected": "{} prices held back",
     "rebased": "{} new bases",
 }
-
-
-def trade_line(decision: Decision, direction: int) -> str | None:
-    """One line of an entry or an exit, and why; None for other bars. Its first 80 columns say the essence."""
-    side = "SHORT" if direction < 0 else "LONG"
-    what = f"{side} {decision.asset} @ {price(decision.price)}"
-    when = iso_from_ns(decision.timestamp_ns)[:19].replace("T", " ")
-    if decision.action == ACTION_ENTER:
-        bound = BOUNDS[decision.bound]
-        held_by = "" if bound == "RAW" else f", held by {bound}"
-        return (
-            f"{when}  ENTRY {what} leverage={decision.leverage:.1f}x"
-            f"  vel_div {decision.vel_div:+.4f} ({BUCKETS[decision.bucket]}),"
-            f" {decision.dc_change_bps:+.1f} bps over the lookback,"
-            f" ARS {decision.ars:.2f} of {decision.ranked}{held_by}"
-        )
-    if decision.action == ACTION_EXIT:
-        return (
-            f"{when}  EXIT  {what} net {money(decision.net)} USDT  {REASONS[decision.reason]}"
-            f" after {plural(decision.bars_held, 'bar')}, capital {decision.capital:,.2f}"
-        )
-    return None
 
 
 class WorkDisplay:

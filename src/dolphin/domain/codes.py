@@ -55,6 +55,7 @@ DC_REFUSED: Final = 18
 OB_REFUSED: Final = 19
 STALE_SCAN: Final = 20
 LEDGER_HALT: Final = 21
+OPERATOR_HALT: Final = 22
 REASONS: Final = (
     "NONE",
     "HIBERNATE_HALT",
@@ -78,6 +79,7 @@ REASONS: Final = (
     "OB_REFUSED",
     "STALE_SCAN",
     "LEDGER_HALT",
+    "OPERATOR_HALT",
 )
 
 # What decided the leverage.

@@ -42,6 +42,10 @@ class InvariantError(DolphinError):
     """The ledger or the engine broke one of its own rules: no new entries until a person has looked."""
 
 
+class FenceError(DolphinError):
+    """Another writer holds a higher fence: whoever gets this must stop writing at once."""
+
+
 def plural(count: int, word: str) -> str:
     """`1 bar`, `2 bars`, `1,000 bars`."""
     return f"{count:,} {word}{'' if count == 1 else 's'}"

@@ -20,6 +20,7 @@ from dolphin.domain.codes import (
     ACTION_ENTER,
     ACTION_EXIT,
     LEDGER_HALT,
+    OPERATOR_HALT,
     REASON_NONE,
     STALE_SCAN,
 )
@@ -37,7 +38,7 @@ from dolphin.host.inputs import NEUTRAL, HostInputs
 from dolphin.journal.ledger import ClosedTrade
 
 #: Reasons that the host gives, and the engine only repeats.
-HOST_REFUSALS: Final = (STALE_SCAN, LEDGER_HALT)
+HOST_REFUSALS: Final = (STALE_SCAN, LEDGER_HALT, OPERATOR_HALT)
 
 #: A scan older than this makes no entry; exits are managed all the same.
 SCAN_AGE_MAX_NS: Final = 10 * NS_PER_S

@@ -369,6 +369,18 @@ class Journal:
         row = self._row("SELECT scan_number FROM decisions ORDER BY bar_idx DESC LIMIT 1")
         return -1 if row is None else int(row[0])
 
+    def equity_peak(self) -> float | None:
+        """Highest marked equity in USDT, None without bars."""
+        highest = self._row("SELECT max(equity) FROM decisions")[0]
+        return None if highest is None else float(highest)
+
+    def equity_at(self, bar_idx: int) -> float:
+        """Marked equity in USDT after a bar. Raises InvariantError when there is no such bar."""
+        row = self._row(f"SELECT equity FROM decisions WHERE bar_idx = {int(bar_idx)}")  # noqa: S608
+        if row is None:
+            raise InvariantError(f"{self.path}: bar {bar_idx} is not in the journal")
+        return float(row[0])
+
     def newest_snapshot(self) -> tuple[int, bytes] | None:
         """(bar_idx, state) of the newest snapshot."""
         row = self._row("SELECT bar_idx, state FROM snapshots ORDER BY bar_idx DESC LIMIT 1")
@@ -478,16 +490,18 @@ class Journal:
         return digest.hexdigest()
 
 
-def writer_lock(path: Path) -> int:
+def writer_lock(path: Path, *, shared: bool = False) -> int:
     """The lock of the one writer of a file, a descriptor to close; the kernel takes it back from the dead.
 
-    Raises StoreError when another process holds it, or this one in another place.
+    shared: one of several writers that keep each other out by fences (`dolphin.journal.fenced`); the one
+    writer keeps all of them out, and they him. Raises StoreError when another process holds it, or this one
+    in another place.
     """
     lock_path = path.with_name(path.name + ".lock")
     with _translated(path, "locked"):
         lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         os.close(lock)
         raise StoreError(

@@ -428,6 +428,7 @@ GATES = {
     "OB_REFUSED": "an asset was chosen, but its order book disagreed",
     "STALE_SCAN": "a signal, but the scan was too old",
     "LEDGER_HALT": "a signal, but the ledger did not balance: no entry until it does",
+    "OPERATOR_HALT": "a signal, but the kill switch was on",
 }
 
 

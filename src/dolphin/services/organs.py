@@ -4,40 +4,104 @@ Posture: the reference `DOLPHIN_SAFETY` wins over the map where it is not older.
 starts and when the grid reconnects; in between listeners feed the map's view. A posture once read and older
 than 30 s counts as HIBERNATE; one that was never read is the host's default. Forewarner: the host's own
 models where it has them, asked on the first bar of a day, else the map's verdict.
+
+An organ's last word is not forgotten when the grid is: a key that has gone (a grid lost whole), and a restart
+of the trader (`remembered`, from its journal), leave it in force with the age that it has. A lost memory must
+not open a door.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
+
 from dolphin.domain.codes import HIBERNATE, posture_code
 from dolphin.grid.near_view import NearView, Reading
-from dolphin.grid.payloads import PayloadRejected, SafetyPayload
+from dolphin.grid.payloads import AcbBoost, ForewarnerPayload, Payload, PayloadRejected, SafetyPayload
 from dolphin.grid.port import ConnectionEvent, ConnectionState, GridError
-from dolphin.grid.topics import ACB_BOOST, FOREWARNER, SAFETY, SAFETY_REFERENCE
+from dolphin.grid.topics import ACB_BOOST, FOREWARNER, SAFETY, SAFETY_REFERENCE, Topic, encode
 from dolphin.grid.typed import TypedGrid
 from dolphin.host.inputs import HostInputs
 from dolphin.services.forewarner_gate import ForewarnerGate, status_of
 
 SAFETY_AGE_MAX_NS = 30_000_000_000
 
+P = TypeVar("P", bound=Payload)
+
+#: What of a payload changes a decision: a new stamp alone is no news for the journal.
+_SUBSTANCE: dict[str, tuple[str, ...]] = {
+    "SAFETY": ("posture", "rm"),
+    "ACB_BOOST": ("boost", "beta", "signals", "day", "fence", "missing"),
+    "FOREWARNER": ("status", "gate", "catastrophic_prob", "envelope_score", "source"),
+}
+_TOPICS: dict[str, Topic[Any]] = {"SAFETY": SAFETY, "ACB_BOOST": ACB_BOOST, "FOREWARNER": FOREWARNER}
+
+
+class _Organ(Generic[P]):
+    """A near view that does not forget."""
+
+    def __init__(self, grid: TypedGrid, topic: Topic[P], remembered: bytes | None) -> None:
+        self._view = NearView(grid.grid, topic, grid.rejections)
+        self._last: Reading[P] | None = None
+        if remembered is not None:
+            try:
+                payload = topic.decode(topic.map_name(), topic.key(), remembered)
+            except PayloadRejected as rejection:
+                grid.rejections.add(rejection)
+            else:
+                self._last = Reading(payload, payload.source_ns(), 0, topic.key())
+
+    def read(self) -> Reading[P] | None:
+        """The grid's word, else the last one that was heard."""
+        reading = self._view.read()
+        if reading is not None:
+            self._last = reading
+        return self._last
+
+    def close(self) -> None:
+        self._view.close()
+
 
 class Organs:
-    """Reads `HostInputs` for one bar; without a grid every organ is neutral."""
+    """Reads `HostInputs` for one bar; without a grid every organ is neutral.
+
+    remembered are the organs' last words as a journal keeps them, by source (`changes`).
+    """
 
     def __init__(
-        self, grid: TypedGrid | None, posture_when_unknown: int, gate: ForewarnerGate | None = None
+        self,
+        grid: TypedGrid | None,
+        posture_when_unknown: int,
+        gate: ForewarnerGate | None = None,
+        remembered: Mapping[str, bytes] | None = None,
     ) -> None:
         self._unknown = posture_when_unknown
         self._gate = gate
         self._grid = grid
         self._reference: SafetyPayload | None = None
+        self._told: dict[str, tuple[Any, ...]] = {}
+        self._safety: _Organ[SafetyPayload] | None = None
+        self._breaker: _Organ[AcbBoost] | None = None
+        self._forewarner: _Organ[ForewarnerPayload] | None = None
         if grid is None:
-            self._safety = self._breaker = self._forewarner = None
             return
-        self._safety = NearView(grid.grid, SAFETY, grid.rejections)
-        self._breaker = NearView(grid.grid, ACB_BOOST, grid.rejections)
-        self._forewarner = NearView(grid.grid, FOREWARNER, grid.rejections)
-        self._read_reference()
-        grid.grid.on_connection(self._on_connection)
+        known = remembered or {}
+        for source, data in known.items():
+            if source in _TOPICS:
+                self._told[source] = _substance(source, _TOPICS[source].decode(source, source, data))
+        self._safety = _Organ(grid, SAFETY, known.get("SAFETY"))
+        self._breaker = _Organ(grid, ACB_BOOST, known.get("ACB_BOOST"))
+        self._forewarner = _Organ(grid, FOREWARNER, known.get("FOREWARNER"))
+        self.refresh()
+        self._connection = grid.grid.on_connection(self._on_connection)
+
+    def close(self) -> None:
+        """Stop listening."""
+        for organ in (self._safety, self._breaker, self._forewarner):
+            if organ is not None:
+                organ.close()
+        if self._grid is not None:
+            self._connection.close()
 
     def inputs(self, now_ns: int | None, day: str | None = None) -> HostInputs:
         """The bar's inputs; now_ns is the host's clock, None in replays, where nothing ages.
@@ -54,23 +118,57 @@ class Organs:
             mc_status=self._mc_status(boost, now_ns, day),
         )
 
+    def changes(self) -> list[tuple[str, bytes]]:
+        """(source, payload) of the organs whose word changed in substance since the last call."""
+        found: list[tuple[str, bytes]] = []
+        for source, payload in self._payloads().items():
+            substance = _substance(source, payload)
+            if self._told.get(source) != substance:
+                self._told[source] = substance
+                found.append((source, encode(payload)))
+        return found
+
+    def refill(self) -> None:
+        """Tell a grid that came back empty the organs' last words, with their own stamps; what the grid has
+        again by then stays. Raises GridError.
+        """
+        if self._grid is None:
+            return
+        for source, payload in self._payloads().items():
+            topic = _TOPICS[source]
+            if self._grid.grid.map(topic.map_name()).get(topic.key()) is None:
+                self._grid.put(topic, payload)
+
+    def _payloads(self) -> dict[str, Any]:
+        readings: dict[str, Reading[Any] | None] = {
+            "SAFETY": self._safety_reading(),
+            "ACB_BOOST": None if self._breaker is None else self._breaker.read(),
+            "FOREWARNER": None if self._forewarner is None else self._forewarner.read(),
+        }
+        return {source: reading.payload for source, reading in readings.items() if reading is not None}
+
     def _mc_status(self, boost: float, now_ns: int | None, day: str | None) -> int:
         if self._gate is not None:
             return self._gate.status(boost, day)
         return status_of(None if self._forewarner is None else self._forewarner.read(), now_ns)
 
-    def _posture(self, now_ns: int | None) -> int:
+    def _safety_reading(self) -> Reading[SafetyPayload] | None:
         reading = None if self._safety is None else self._safety.read()
         reference = self._reference
         if reference is not None and (reading is None or _newer(reference, reading)):
-            reading = Reading(reference, reference.source_ns(), 0, SAFETY_REFERENCE)
+            return Reading(reference, reference.source_ns(), 0, SAFETY_REFERENCE)
+        return reading
+
+    def _posture(self, now_ns: int | None) -> int:
+        reading = self._safety_reading()
         if reading is None:
             return self._unknown
         if now_ns is not None and not reading.fresh(now_ns, SAFETY_AGE_MAX_NS):
             return HIBERNATE
         return posture_code(reading.payload.posture)
 
-    def _read_reference(self) -> None:
+    def refresh(self) -> None:
+        """Read the reference again. Asks the grid: between bars only; a grid that is away changes nothing."""
         if self._grid is None:
             return
         try:
@@ -84,7 +182,11 @@ class Organs:
 
     def _on_connection(self, event: ConnectionEvent) -> None:
         if event.state is ConnectionState.CONNECTED:
-            self._read_reference()
+            self.refresh()
+
+
+def _substance(source: str, payload: Any) -> tuple[Any, ...]:
+    return tuple(getattr(payload, name) for name in _SUBSTANCE[source])
 
 
 def _newer(reference: SafetyPayload, reading: Reading[SafetyPayload]) -> bool:

@@ -8,7 +8,8 @@ store, so that a scan missed while the trader was away is still decided. Invaria
    byte, and what the grid should show of them is published again;
 3. a violated ledger invariant stops new entries, is journalled, and shows in every snapshot;
 4. the engine's direction is the parameter set's: nothing here can open the other side;
-5. after a failure between a decision and its commit nothing more is decided: memory and journal differ by a
+5. a kill switch and an organ's last word hold with the grid dead and after a restart;
+6. after a failure between a decision and its commit nothing more is decided: memory and journal differ by a
    bar, and only a recovery joins them again. `check` tells the host, which must ask: a listener cannot raise
    to it.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -29,23 +31,38 @@ from dolphin.domain.codes import (
     ACTION_NONE,
     ACTIONS,
     APEX,
+    HIBERNATE,
+    OPERATOR_HALT,
     POSTURES,
+    REASON_NONE,
     REASONS,
 )
 from dolphin.domain.decision import Decision
 from dolphin.domain.errors import DataError, InvariantError
 from dolphin.domain.scan import Scan, ScanRow, row_from_scan
-from dolphin.grid.payloads import EngineSnapshot, LastTrade, PnlDay, ScanPayload, SignalPayload
+from dolphin.grid.payloads import (
+    EngineSnapshot,
+    LastTrade,
+    PnlDay,
+    ScanPayload,
+    SignalPayload,
+    StateLatest,
+)
 from dolphin.grid.port import GridError, Subscription
-from dolphin.grid.topics import ENGINE_SNAPSHOT, LAST_TRADE, PNL_DAY, SCAN, SIGNAL
+from dolphin.grid.topics import ENGINE_SNAPSHOT, LAST_TRADE, PNL_DAY, SCAN, SIGNAL, STATE
 from dolphin.grid.typed import TypedGrid
+from dolphin.host.inputs import HostInputs
 from dolphin.host.session import SCAN_AGE_MAX_NS, OpenTrade, Session, SessionState, Step
+from dolphin.journal.fenced import FencedJournal, newest_inputs
 from dolphin.journal.ledger import ClosedTrade, Ledger
 from dolphin.journal.store import Journal
 from dolphin.services.forewarner_gate import Assessor, ForewarnerGate
+from dolphin.services.kill_switch import KillSwitch, SwitchState
 from dolphin.services.organs import Organs
 
 SNAPSHOT_EVERY = 500
+#: Bars between two publications of the deployment's state when nothing happens.
+STATE_EVERY = 12
 _ACTIVE = (ACTION_ENTER, ACTION_EXIT)
 
 _encode_state = msgspec.msgpack.Encoder().encode
@@ -64,6 +81,9 @@ class Trader:
     clock : the host's clock in ns, or None in replays, where scans do not age
     on_step : called after a bar is durable, for progress and for people
     forewarner : the host's own models, or None to take the grid's verdict
+    switch : the operator's kill switch, looked at before every bar; None for a host without one
+    publish : False for a dry run: the grid is read and never written
+    signals : whether the last decision is published here; a system of services has a signal bridge for it
     """
 
     def __init__(
@@ -77,6 +97,9 @@ class Trader:
         posture_when_unknown: int = APEX,
         on_step: Callable[[Step], None] | None = None,
         forewarner: Assessor | None = None,
+        switch: KillSwitch | None = None,
+        publish: bool = True,
+        signals: bool = True,
     ) -> None:
         self.session = session
         self.journal = journal
@@ -93,7 +116,12 @@ class Trader:
         self._next_sequence = 0
         self._last_scan_number = -1
         gate = None if forewarner is None else ForewarnerGate(forewarner, session.params)
-        self._organs = Organs(grid, posture_when_unknown, gate)
+        self.organs = Organs(grid, posture_when_unknown, gate, newest_inputs(journal))
+        self._switch = switch
+        self._switched: SwitchState | None = None
+        self._publishes = publish and grid is not None
+        self._signals = signals
+        self._peak = session.params.initial_capital
         self._subscription: Subscription | None = None
 
     # life
@@ -118,6 +146,12 @@ class Trader:
         if self._subscription is not None:
             self._subscription.close()
             self._subscription = None
+
+    def close(self) -> None:
+        """Let go of grid and journal without keeping anything: what is durable is durable already."""
+        self.stop_listening()
+        self.organs.close()
+        self.journal.close()
 
     def check(self) -> None:
         """Raise what made an earlier bar fail, also when it happened in a listener."""
@@ -157,6 +191,7 @@ class Trader:
                     self._replay(row_from_scan(found[timestamp_ns]))
                     replayed += 1
             self._unshipped = self.session.next_bar > 0
+            self._peak = max(self._peak, self.journal.equity_peak() or 0.0)
             return replayed
 
     def _scans_at(self, wanted: Mapping[int, Decision]) -> dict[int, Scan]:
@@ -234,10 +269,36 @@ class Trader:
                     self.counts["scans_read_from_store"] += read.n_missed
                     self._catch_up_missed(read.n_missed, read.scans[0][1] if read.scans else None)
                 for _, payload in read.scans:
+                    if self._after_a_gap(payload):
+                        self._catch_up_missed(1, payload)
                     self.on_scan(payload.to_scan())
                 self._next_sequence = read.next_sequence
                 if not read.scans and not read.n_rejected:
                     return
+
+    def _after_a_gap(self, payload: ScanPayload) -> bool:
+        """Whether scans between the last decided one and this are not in the log: the store may have them.
+
+        A log that was lost, and grew again past where this reader stood, shows as such a gap too.
+        """
+        last = self._last_scan_number
+        return (
+            last >= 0
+            and payload.scan_number > last + 1
+            and payload.timestamp_ns > self.session.last_timestamp_ns
+        )
+
+    def reborn(self) -> None:
+        """The grid came back empty: read its log from the start, tell it again what it should show.
+
+        Raises GridError.
+        """
+        with self._lock:
+            self._next_sequence = 0
+            self._unshipped = self.session.next_bar > 0
+            if self._publishes:
+                self.organs.refill()
+                self.ship_past()
 
     def on_scan(self, scan: Scan) -> Step | None:
         """Decide one scan, durably; None for a duplicate, a late one or one of another universe."""
@@ -256,17 +317,19 @@ class Trader:
                     return None
                 now_ns = None if self._clock is None else self._clock()
                 day = day_from_ns(row.timestamp_ns)
+                switch = None if self._switch is None else self._switch.read()
                 step = self.session.on_scan(
                     row,
-                    inputs=self._organs.inputs(now_ns, day),
+                    inputs=self._inputs(now_ns, day, switch),
                     now_ns=now_ns,
-                    inputs_after=lambda: self._organs.inputs(now_ns, day),
+                    refusal=REASON_NONE if switch is None else OPERATOR_HALT,
+                    inputs_after=lambda: self._inputs(now_ns, day, switch),
                 )
                 if step is None:
                     self.counts["scans_dropped"] += 1
                     return None
                 late_s = 0.0 if now_ns is None else (now_ns - row.timestamp_ns) / NS_PER_S
-                self._make_durable(row, step, late_s)
+                self._make_durable(row, step, late_s, switch)
                 self._last_scan_number = row.scan_number
             except BaseException as error:
                 self._failure = error
@@ -275,6 +338,13 @@ class Trader:
         if self._on_step is not None:
             self._on_step(step)
         return step
+
+    def _inputs(self, now_ns: int | None, day: str, switch: SwitchState | None) -> HostInputs:
+        """What the organs say; a switch at FLATTEN closes the position as HIBERNATE does."""
+        inputs = self.organs.inputs(now_ns, day)
+        if switch is not None and switch.state == "FLATTEN":
+            return replace(inputs, posture=HIBERNATE)
+        return inputs
 
     def _take_again(self, row: ScanRow) -> None:
         """A scan after a recovery that lacked some: the next journalled one, or InvariantError."""
@@ -286,7 +356,7 @@ class Trader:
             )
         self._replay(row)
 
-    def _make_durable(self, row: ScanRow, step: Step, late_s: float) -> None:
+    def _make_durable(self, row: ScanRow, step: Step, late_s: float, switch: SwitchState | None) -> None:
         decision = step.decision
         violation = ""
         legs = None
@@ -296,7 +366,9 @@ class Trader:
             except InvariantError as error:
                 violation = str(error)
                 self.session.halt()
-        important = decision.action in _ACTIVE or step.day is not None or bool(violation)
+        switched = switch != self._switched
+        important = decision.action in _ACTIVE or step.day is not None or bool(violation) or switched
+        words = self.organs.changes() if isinstance(self.journal, FencedJournal) else []
         with self.journal.transaction(durable=important):
             if step.day is not None:
                 self.journal.add_day(step.day.date, _day_result(step))
@@ -309,14 +381,22 @@ class Trader:
                 self.counts["scans_stale"] += 1
                 text = f"scan {row.scan_number} came {late_s:.1f} s late: no entry, exits are managed"
                 self.journal.add_event(row.timestamp_ns, "stale_scan", text)
+            if switched:
+                text = "lifted" if switch is None else switch.told()
+                self.journal.add_event(row.timestamp_ns, "kill_switch", text)
+            if isinstance(self.journal, FencedJournal):
+                for source, payload in words:
+                    self.journal.add_input(row.timestamp_ns, decision.bar_idx, source, payload)
             if (decision.bar_idx + 1) % SNAPSHOT_EVERY == 0:
                 self.journal.add_snapshot(decision.bar_idx, _encode_state(self.session.state()))
+        self._switched = switch
+        self._peak = max(self._peak, step.equity)
         if violation:
             self.counts["invariants_violated"] += 1
 
     def _ship(self, row: ScanRow, step: Step) -> None:
         """Tell the grid, what it missed first. A grid that is away costs nothing but the telling."""
-        if self._grid is None:
+        if not self._publishes:
             return
         try:
             if self._unshipped:
@@ -326,6 +406,13 @@ class Trader:
         except GridError:
             self._unshipped = True
             self.counts["publications_failed"] += 1
+
+    def ship_past(self) -> None:
+        """Publish from the journal what the grid should show and was not told. Raises GridError."""
+        with self._lock:
+            if self._publishes and self._unshipped:
+                self._publish_past(self.session.next_bar)
+                self._unshipped = False
 
     def _publish_past(self, before_bar: int) -> None:
         """Publish finished days and the last trade from the journal, as they stood before a bar."""
@@ -339,6 +426,10 @@ class Trader:
                 self._grid.put(LAST_TRADE, payload, **where)
         for day in self.journal.days():
             self._grid.put(PNL_DAY, PnlDay(**day), date=day["date"], **where)
+        for decision in self.journal.decisions(before_bar - 1, before_bar - 1):
+            iso = iso_from_ns(decision.timestamp_ns)
+            equity = self.journal.equity_at(decision.bar_idx)
+            self._grid.put(STATE, self._state_of(decision, equity, iso), **where)
 
     def _publish(self, step: Step) -> None:
         if self._grid is None:
@@ -356,17 +447,42 @@ class Trader:
                 vel_div=decision.vel_div,
                 vol_ok=step.vol_ok,
                 posture=POSTURES[decision.posture],
-                detail={"halted": self.session.halted, "equity": step.equity},
+                detail=self._detail(step.equity),
                 updated_at=iso,
             ),
             **where,
         )
-        if decision.action != ACTION_NONE:
+        if step.day is not None or decision.action in _ACTIVE or decision.bar_idx % STATE_EVERY == 0:
+            self._grid.put(STATE, self._state_of(decision, step.equity, iso), **where)
+        if decision.action != ACTION_NONE and self._signals:
             self._grid.put(SIGNAL, _signal(decision, iso), **where)
         if step.closed is not None:
             self._grid.put(LAST_TRADE, _last_trade(step.closed, decision, iso), **where)
         if step.day is not None:
             self._grid.put(PNL_DAY, PnlDay(**_day_result(step)), date=step.day.date, **where)
+
+    def _state_of(self, decision: Decision, equity: float, iso: str) -> StateLatest:
+        initial = self.session.params.initial_capital
+        return StateLatest(
+            strategy=self.session.deployment,
+            capital=decision.capital,
+            date=iso[:10],
+            pnl=decision.capital - initial,
+            trades=self.ledger.trades,
+            peak_capital=self._peak,
+            drawdown=max(0.0, 1.0 - equity / self._peak) if self._peak > 0.0 else 0.0,
+            engine_state="halted" if self.session.halted else "running",
+            updated_at=iso,
+        )
+
+    def _detail(self, equity: float) -> dict[str, Any]:
+        """What people and the health organs want of the trader beside its position."""
+        detail: dict[str, Any] = {"halted": self.session.halted, "equity": equity, "peak": self._peak}
+        if isinstance(self.journal, FencedJournal):
+            detail["fence"] = self.journal.fence
+        if self._switched is not None:
+            detail["kill_switch"] = self._switched.told()
+        return detail
 
     def _stored(self, after: int) -> Iterator[Scan]:
         return iter(()) if self._backlog is None else self._backlog(after)

@@ -102,11 +102,11 @@ def test_the_numbers_of_the_canonical_record_never_move() -> None:
     )  # fmt: skip
     assert [codes.BOUND_NONE, codes.BOUND_RAW, codes.BOUND_LANES] == [0, 1, 2]
     assert [codes.BOUND_ABS_MAX, codes.BOUND_POSTURE, codes.BOUND_MIN] == [3, 4, 5]
-    assert codes.REASONS[:22] == (
+    assert codes.REASONS[:23] == (
         "NONE", "HIBERNATE_HALT", "SUBDAY_ACB_NORMALIZATION", "LIQUIDATION_GUARD", "FIXED_TP", "STOP_LOSS",
         "VD_ADVERSE_TURN", "TREND_RECOVERY", "MAX_HOLD", "SIGNAL", "NO_SIGNAL", "WARMING_UP", "VOL_GATE",
         "JUST_EXITED", "DAY_HALT", "POSTURE_HALT", "NO_CAPITAL", "NO_ASSET", "DC_REFUSED", "OB_REFUSED",
-        "STALE_SCAN", "LEDGER_HALT",
+        "STALE_SCAN", "LEDGER_HALT", "OPERATOR_HALT",
     )  # fmt: skip
 
 
