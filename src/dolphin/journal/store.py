@@ -411,6 +411,16 @@ class Journal:
                     f"{self.path}: the record of bar {bar} is damaged ({error}); see `dolphin audit`"
                 ) from error
 
+    def last_active(self) -> Decision | None:
+        """The newest decision that did something (entry, hold or exit), None when there is none.
+
+        Raises DataError for a record that cannot be decoded.
+        """
+        row = self._row(
+            f"SELECT bar_idx FROM decisions WHERE action <> {ACTION_NONE} ORDER BY bar_idx DESC LIMIT 1"  # noqa: S608
+        )
+        return None if row is None else next(self.decisions(int(row[0]), int(row[0])))
+
     def canonicals(self, first: int = 0) -> Iterator[tuple[int, int, bytes]]:
         """(bar_idx, scan_number, canonical record) of the bars from `first` on, in order."""
         yield from self._rows(

@@ -22,7 +22,8 @@ def open_market(settings: SystemSettings) -> Feed:
             raise UsageError("a recorded feed needs a path; give `dolphin up` a --path")
         universe = None if settings.universe is None else Path(settings.universe)
         return open_recorded(Path(settings.path), universe=universe, assets=settings.assets)
-    from dolphin.market.synthetic import DEFAULT_ASSETS, SyntheticFeed
+    from dolphin.market.synthetic import SyntheticFeed
+    from dolphin.market.universe import DEFAULT_ASSETS
 
     return SyntheticFeed(
         seed=settings.seed,

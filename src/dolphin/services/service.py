@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -53,6 +53,8 @@ class Context:
     alert: Callable[[Alert], None] = lambda alert: None
     #: Counters, exported as metrics as they stand.
     counts: Counter[str] = field(default_factory=Counter)
+    #: What this process alone was asked for, by name: `dry_run` of a trader, a manager of a simulation.
+    options: Mapping[str, object] = field(default_factory=dict)
     #: Set by listeners: the service is ticked at once instead of at its next period.
     wake: threading.Event = field(default_factory=threading.Event)
 

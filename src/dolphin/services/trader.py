@@ -455,7 +455,7 @@ class Trader:
         if step.day is not None or decision.action in _ACTIVE or decision.bar_idx % STATE_EVERY == 0:
             self._grid.put(STATE, self._state_of(decision, step.equity, iso), **where)
         if decision.action != ACTION_NONE and self._signals:
-            self._grid.put(SIGNAL, _signal(decision, iso), **where)
+            self._grid.put(SIGNAL, signal_of(decision, iso), **where)
         if step.closed is not None:
             self._grid.put(LAST_TRADE, _last_trade(step.closed, decision, iso), **where)
         if step.day is not None:
@@ -516,7 +516,8 @@ def _positions(opened: OpenTrade | None) -> tuple[dict[str, Any], ...]:
     )
 
 
-def _signal(decision: Decision, iso: str) -> SignalPayload:
+def signal_of(decision: Decision, iso: str) -> SignalPayload:
+    """A decision as the grid's readers have it; iso is its bar's stamp."""
     return SignalPayload(
         asset=decision.asset or None,
         action=ACTIONS[decision.action],
