@@ -22,7 +22,7 @@ from dolphin.domain.decision import Decision
 from dolphin.domain.errors import DataError, nearest, plural
 from dolphin.domain.params import ParameterSet
 from dolphin.domain.scan import row_from_scan
-from dolphin.host.finish import SETTINGS_FILE, SUMMARY_FILE
+from dolphin.host.finish import SETTINGS_FILE, SUMMARY_FILE, scans_root
 from dolphin.host.session import HOST_REFUSALS
 from dolphin.journal.bar_columns import read_journal
 from dolphin.journal.ledger import ClosedTrade
@@ -158,7 +158,7 @@ def _stored_market(folder: Path, journal: Journal) -> Market:
     wanted = {decision.timestamp_ns: k for k, decision in enumerate(decisions)}
     found: list[Any] = [None] * len(decisions)
     symbols: tuple[str, ...] = ()
-    for scan in ScanStore(folder).scans():
+    for scan in ScanStore(scans_root(folder)).scans():
         if scan.timestamp_ns in wanted:
             found[wanted[scan.timestamp_ns]] = row_from_scan(scan)
             symbols = scan.assets

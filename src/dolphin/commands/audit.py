@@ -35,7 +35,7 @@ def execute(args: argparse.Namespace) -> int:
     from dolphin.backtest.prices import prices_of_run
     from dolphin.commands.telling import WorkDisplay
     from dolphin.domain.params import ParameterSet
-    from dolphin.host.finish import SUMMARY_FILE
+    from dolphin.host.finish import SUMMARY_FILE, scans_root
     from dolphin.journal.audit import audit
     from dolphin.journal.bar_columns import read_journal
     from dolphin.market.scan_store import ScanStore
@@ -46,8 +46,9 @@ def execute(args: argparse.Namespace) -> int:
     try:
         meta = journal.meta()
         params = ParameterSet(**json.loads(meta["parameters"]))
-        has_scans = (folder / "arrow_scans").is_dir()
-        price_of = prices_from_store(ScanStore(folder)) if has_scans else None
+        scans = scans_root(folder)
+        has_scans = (scans / "arrow_scans").is_dir()
+        price_of = prices_from_store(ScanStore(scans)) if has_scans else None
         told = summary_of(folder) if (folder / SUMMARY_FILE).exists() else None
         if has_scans:
             result = audit(journal, params, price_of, told=told)

@@ -67,14 +67,17 @@ def _versions() -> Iterator[Check]:
     import re
 
     for requirement in metadata.requires("dolphin-trader") or []:
-        match = re.match(r"([A-Za-z0-9._-]+)==([^; ]+)", requirement)
+        match = re.match(r"([A-Za-z0-9._-]+)==([^; ]+)(?:.*extra == .(\w+).)?", requirement)
         if not match:
             continue
-        name, wanted = match.groups()
+        name, wanted, extra = match.groups()
         try:
             found = metadata.version(name)
         except metadata.PackageNotFoundError:
-            yield Check(name, "fail", f"not installed; run `make run` or install {name}=={wanted}")
+            if extra:
+                yield Check(name, "warn", f"not installed; `make {extra}` installs it where it is wanted")
+            else:
+                yield Check(name, "fail", f"not installed; run `make run` or install {name}=={wanted}")
             continue
         status = "ok" if found == wanted else "warn"
         yield Check(name, status, found if found == wanted else f"{found} is installed, tested with {wanted}")

@@ -37,6 +37,8 @@ SUMMARY_FILE = "summary.json"
 JOURNAL_FILE = "journal.db"
 SETTINGS_FILE = "settings.json"
 TRADES_FILE = "trades.csv"
+#: Where settings.json says that the scans lie in another folder, relative to its own.
+SCANS = "scans"
 
 
 def versions() -> dict[str, str]:
@@ -105,6 +107,15 @@ def write_settings(folder: Path, recorded: Mapping[str, str], symbols: Sequence[
     }
     text = json.dumps({**recorded, "symbols": list(symbols), **more, **made_with}, indent=1) + "\n"
     write_text(folder / SETTINGS_FILE, text)
+
+
+def scans_root(folder: Path) -> Path:
+    """The folder whose `arrow_scans/` a run has decided: its own, or the one that its settings name."""
+    try:
+        named = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8")).get(SCANS)
+    except (OSError, ValueError, AttributeError):
+        return folder
+    return folder / named if isinstance(named, str) else folder
 
 
 def _trades_csv(journal: Journal) -> str:

@@ -34,7 +34,7 @@ from dolphin.grid.port import (
     Subscription,
 )
 from dolphin.grid.topics import SCAN
-from dolphin.host.finish import JOURNAL_FILE, write_settings
+from dolphin.host.finish import JOURNAL_FILE, SCANS, write_settings
 from dolphin.host.identity import Identity
 from dolphin.host.session import Step, warm
 from dolphin.host.telling import scan_line, trade_line
@@ -281,7 +281,12 @@ class TraderService:
         term = FencedJournal.take_term(path, recorded, fence=fence, owner=self._owner, now_ns=now_ns)
         trader = self._trader_on(term, publish=True)
         try:
-            write_settings(path.parent, recorded, self._symbols)
+            write_settings(
+                path.parent,
+                recorded,
+                self._symbols,
+                **{SCANS: os.path.relpath(self.context.home.market, path.parent)},
+            )
             replayed = trader.recover()
             trader.catch_up()
         except BaseException:
