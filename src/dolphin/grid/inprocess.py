@@ -1,7 +1,8 @@
 """The grid inside one process: the embedded default, and the fake that must behave like the real one.
 
 Entry point: `InProcessGrid`. `peer()` gives a second client of the same memory, which is how tests play two
-processes; `drop_connection()` and `restore_connection()` play a network that fails.
+processes; `drop_connection()` and `restore_connection()` play a network that fails, `lose_session()` a client
+that was paused for too long, `vanish()` one that was killed, `lose_memory()` a cluster that died as a whole.
 
 Invariants
 ----------
@@ -164,6 +165,9 @@ class _Memory:
         self.references: dict[str, bytes | None] = {}
         self.locks: dict[str, _LockStore] = {}
         self.fence_start = fence_start
+        #: How often everything was lost.
+        self.generation = 0
+        self.clients: dict[InProcessGrid, None] = {}
 
     def map_store(self, name: str) -> _MapStore:
         with self.lock:
@@ -337,6 +341,18 @@ class _Map:
                 touched.update(dict.fromkeys(self._accept(key, value)))
         for each in touched:
             each._dispatcher.drain()
+
+    def compare_and_put(self, key: str, expected: bytes | None, value: bytes) -> bool:
+        _check_entry(key, value)
+        with self._lock:
+            self._client._check_writable()
+            entry = self._store.entries.get(key)
+            if (None if entry is None else entry[0]) != expected:
+                return False
+            touched = self._accept(key, value)
+        for each in touched:
+            each._dispatcher.drain()
+        return True
 
     def get(self, key: str) -> bytes | None:
         with self._lock:
@@ -516,7 +532,9 @@ class _Lock:
     def name(self) -> str:
         return self._store.name
 
-    def acquire(self, timeout_s: float | None = None) -> int:
+    def acquire(self, timeout_s: float | None = None, *, floor: int = 0) -> int:
+        if floor < 0:
+            raise GridError(f"lock {self.name}: floor is {floor}, expected >= 0")
         store, client = self._store, self._client
         me = (client, threading.get_ident())
         with store.free:
@@ -530,7 +548,7 @@ class _Lock:
             # The client may have been dropped or closed while it waited.
             client._check_writable()
             store.holder = me
-            store.fence += 1
+            store.fence = max(store.fence, floor) + 1
             return store.fence
 
     def release(self) -> None:
@@ -543,6 +561,11 @@ class _Lock:
             store.holder = None
             # All are woken, not one: the one that is woken may have been dropped and leave without the lock.
             store.free.notify_all()
+
+    def held(self) -> bool:
+        with self._store.free:
+            self._client._check_readable()
+            return self._store.holder == (self._client, threading.get_ident())
 
     def locked(self) -> bool:
         with self._store.free:
@@ -592,6 +615,9 @@ class InProcessGrid:
         self._reconnects = 0
         self._failures: deque[ListenerFailure] = deque(maxlen=FAILURES_KEPT)
         self._n_failures = 0
+        with memory.lock:
+            self._generation = memory.generation
+            memory.clients[self] = None
 
     def peer(self, dispatcher: DispatcherKind | None = None) -> InProcessGrid:
         """Another client of the same memory, with its own listeners, dispatcher and connection."""
@@ -642,6 +668,11 @@ class InProcessGrid:
         return self._up and not self._closed
 
     @property
+    def nodes(self) -> int:
+        """See `Grid.nodes`: the memory of this process is one member."""
+        return 1 if self.connected else 0
+
+    @property
     def failures(self) -> tuple[ListenerFailure, ...]:
         """See `Grid.failures`."""
         with self._memory.lock:
@@ -666,17 +697,11 @@ class InProcessGrid:
             if self._closed:
                 return
             self._closed = True
+            self._memory.clients.pop(self, None)
             self._queue_connection(ConnectionState.CLOSED)
-            for store in self._memory.locks.values():
-                if store.holder is not None and store.holder[0] is self:
-                    store.holder = None
-                store.free.notify_all()
+            self._free_locks()
         self._dispatcher.stop()
-        with self._memory.lock:
-            for subscription in tuple(self._subscriptions):
-                subscription.store.drop(subscription)
-            self._subscriptions.clear()
-            self._connection_subscriptions.clear()
+        self._forget_listeners()
 
     def __enter__(self) -> InProcessGrid:
         return self
@@ -706,13 +731,79 @@ class InProcessGrid:
             if self._up or self._closed:
                 return
             self._up = True
-            self._reconnects += 1
-            for subscription in tuple(self._subscriptions):
-                self._queue_current(subscription)
-            self._queue_connection(ConnectionState.CONNECTED)
+            self._come_back()
         self._dispatcher.drain()
 
+    def lose_session(self) -> None:
+        """The grid gives up on this client, which was paused for too long: its locks are free."""
+        with self._memory.lock:
+            self._free_locks()
+
+    def vanish(self) -> None:
+        """This client's process was killed: no event is delivered any more, its locks are free.
+
+        In real life the locks are free only when the session has run out.
+        """
+        with self._memory.lock:
+            self._closed = True
+            self._memory.clients.pop(self, None)
+            self._forget_listeners()
+            self._free_locks()
+        if isinstance(self._dispatcher, _ThreadDispatcher):
+            self._dispatcher.stop()
+
+    def lose_memory(self) -> None:
+        """The whole cluster died and came back empty: for every client, with all that it held.
+
+        Fencing tokens begin anew too; only the floor that an acquirer gives keeps them rising.
+        """
+        memory = self._memory
+        with memory.lock:
+            memory.generation += 1
+            connected = [client for client in memory.clients if client._up]
+            for client in connected:
+                client._queue_connection(ConnectionState.DISCONNECTED)
+            for entries in memory.maps.values():
+                entries.entries.clear()
+                entries.version += 1
+            for log in memory.logs.values():
+                log.items.clear()
+                log.next_sequence = 0
+            memory.references.clear()
+            for lock in memory.locks.values():
+                lock.holder = None
+                lock.fence = 0
+                lock.free.notify_all()
+            for client in connected:
+                client._come_back()
+        for client in connected:
+            client._dispatcher.drain()
+
     # Under the memory's lock.
+
+    def _come_back(self) -> None:
+        reborn = self._generation != self._memory.generation
+        self._generation = self._memory.generation
+        self._reconnects += 1
+        for subscription in tuple(self._subscriptions):
+            self._queue_current(subscription)
+        self._queue_connection(ConnectionState.CONNECTED, reborn)
+
+    def _free_locks(self) -> None:
+        for store in self._memory.locks.values():
+            if store.holder is not None and store.holder[0] is self:
+                store.holder = None
+            store.free.notify_all()
+
+    def _forget_listeners(self) -> None:
+        with self._memory.lock:
+            for subscription in tuple(self._subscriptions):
+                subscription.closed = True
+                subscription.store.drop(subscription)
+            self._subscriptions.clear()
+            for other in self._connection_subscriptions:
+                other.closed = True
+            self._connection_subscriptions.clear()
 
     def _check_readable(self) -> None:
         if not self._up:
@@ -724,8 +815,8 @@ class InProcessGrid:
 
     _check_writable = _check_readable
 
-    def _queue_connection(self, state: ConnectionState) -> None:
-        event = ConnectionEvent(state, self._reconnects)
+    def _queue_connection(self, state: ConnectionState, reborn: bool = False) -> None:
+        event = ConnectionEvent(state, self._reconnects, reborn)
         for subscription in self._connection_subscriptions:
             self._enqueue((subscription, event))
 

@@ -13,7 +13,8 @@ Invariants
    was given last, and a removal for each key that has gone; only then the connection is reported as
    connected.
 6. Events may be lost with a connection, values may not: totals are never built from events.
-7. Fencing tokens of one lock rise strictly, whoever acquires it.
+7. Fencing tokens of one lock rise strictly, whoever acquires it, as long as the grid keeps its memory; beyond
+   that the `floor` that the acquirer gives keeps them rising.
 """
 
 from __future__ import annotations
@@ -88,10 +89,15 @@ class ConnectionState(enum.Enum):
 
 
 class ConnectionEvent(msgspec.Struct, frozen=True, gc=False):
-    """The connection changed. `reconnects` counts how often this client has come back, from 0."""
+    """The connection changed. `reconnects` counts how often this client has come back, from 0.
+
+    `reborn`, with CONNECTED only: the grid came back as another one, its memory was lost. Whoever holds the
+    truth fills it again.
+    """
 
     state: ConnectionState
     reconnects: int
+    reborn: bool = False
 
 
 class ListenerFailure(msgspec.Struct, frozen=True, gc=False):
@@ -130,9 +136,16 @@ class GridMap(Protocol):
         ...
 
     def put_all(self, values: Mapping[str, bytes]) -> None:
-        """Store all of `values`, in their order.
+        """Store all of `values`.
 
-        Not atomic across keys: a reader may see some and not others.
+        Not atomic across keys: a reader may see some and not others, in any order.
+        """
+        ...
+
+    def compare_and_put(self, key: str, expected: bytes | None, value: bytes) -> bool:
+        """Store `value` if the entry's bytes equal `expected` (None: if there is no entry); True if stored.
+
+        Linearizable per key.
         """
         ...
 
@@ -261,11 +274,20 @@ class FencedLock(Protocol):
         """The lock's name."""
         ...
 
-    def acquire(self, timeout_s: float | None = None) -> int:
+    def acquire(self, timeout_s: float | None = None, *, floor: int = 0) -> int:
         """Wait until the lock is free and return the fencing token (> 0), larger than every one before.
 
-        `timeout_s` is in seconds, None waits for ever, 0 tries once. Raises LockTimeout, and LockError when
-        this thread holds the lock already.
+        `timeout_s` is in seconds, None waits for ever, 0 tries once. The token is larger than `floor` (>= 0),
+        the largest that the caller has made durable, even when the grid has forgotten everything. Raises
+        LockTimeout, and LockError when this thread holds the lock already.
+        """
+        ...
+
+    def held(self) -> bool:
+        """Whether this thread holds the lock, as far as the grid says now.
+
+        False once the grid gave up on this client (it was paused for too long) or lost its memory. Asks the
+        grid.
         """
         ...
 
@@ -317,6 +339,11 @@ class Grid(Protocol):
     @property
     def connected(self) -> bool:
         """Whether operations can be expected to answer now."""
+        ...
+
+    @property
+    def nodes(self) -> int:
+        """How many members this client knows to be up, 0 without connection. Asks nobody."""
         ...
 
     @property

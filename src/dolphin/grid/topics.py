@@ -270,11 +270,12 @@ def topic_of(map_name: str, key: str) -> Topic[Any]:
     return topic
 
 
-_encoder = msgspec.json.Encoder()
+# Keys of dictionaries are sorted, so that equal payloads have equal bytes: references compare bytes.
+_encoder = msgspec.json.Encoder(order="deterministic")
 
 
 def encode(payload: Any) -> bytes:
-    """JSON in UTF-8 of a payload or of any JSON value.
+    """JSON in UTF-8 of a payload or of any JSON value; equal payloads have equal bytes.
 
     Raises ValueError naming the field that is not finite.
     """

@@ -1,6 +1,6 @@
 """The typed door to a grid: payloads go in and out, bytes stay inside.
 
-Entry points: `TypedGrid` (put, get, listen, scans), `publish_scan`.
+Entry points: `TypedGrid` (put, put_newer, get, listen, references, scans), `publish_scan`.
 
 Invariants
 ----------
@@ -9,6 +9,7 @@ Invariants
 2. A payload that does not validate is counted in `rejections` and never reaches a callback.
 3. A scan is appended to the log before the map changes, so that a reader woken by the map finds it in the
    log.
+4. `put_newer` never replaces a payload by an older one, whoever else writes: it compares and swaps.
 """
 
 from __future__ import annotations
@@ -19,11 +20,16 @@ from typing import TypeVar
 import msgspec
 
 from dolphin.domain.scan import Scan
-from dolphin.grid.payloads import WHOLE, PayloadRejected, ScanPayload
-from dolphin.grid.port import EntryEvent, EntryKind, Grid, Subscription
+from dolphin.grid.payloads import WHOLE, Payload, PayloadRejected, ScanPayload
+from dolphin.grid.port import EntryEvent, EntryKind, Grid, GridError, GridMap, Subscription
 from dolphin.grid.topics import SCAN, SCAN_LOG, SCAN_LOG_CAPACITY, Rejections, Topic, encode, topic_of
 
 P = TypeVar("P")
+
+#: What stands for the key where a reference's payload is rejected.
+REFERENCE_KEY = "(reference)"
+#: Lost races after which `put_newer` gives up: so many writers of one key are a mistake.
+RACES_MAX = 100
 
 
 class ScansRead(msgspec.Struct, frozen=True):
@@ -63,6 +69,24 @@ def _checked(topic: Topic[P], map_name: str, key: str, payload: P) -> bytes:
     return data
 
 
+def supersedes(new: object, stored: object) -> bool:
+    """Whether `new` may take the place of `stored`; payloads of one topic.
+
+    A smaller fence never, a larger one always: it orders the writers themselves. Otherwise the source's own
+    time decides, and its count where times are equal or unknown. A count that fell while time went on is a
+    source that was restarted, and counts as newer.
+    """
+    if not isinstance(new, Payload) or not isinstance(stored, Payload):
+        return True
+    count, count_stored = new.source_sequence(), stored.source_sequence()
+    if new.SEQUENCE == "fence" and count is not None and count_stored is not None and count != count_stored:
+        return count > count_stored
+    time_ns, stored_ns = new.source_ns(), stored.source_ns()
+    if time_ns is not None and stored_ns is not None and time_ns != stored_ns:
+        return time_ns > stored_ns
+    return count is None or count_stored is None or count >= count_stored
+
+
 class TypedGrid:
     """Payloads on top of `grid`.
 
@@ -85,6 +109,50 @@ class TypedGrid:
         target.put(key, data)
         for alias in topic.aliases:
             target.put(alias, data)
+
+    def put_newer(self, topic: Topic[P], payload: P, **parts: str) -> bool:
+        """Write `payload` unless a newer one stands there (`supersedes`); False then.
+
+        Repeating it changes nothing, so that it may be called again after GridUnreachable, which leaves open
+        whether it was written. Raises what `put` raises.
+        """
+        map_name, key = topic.map_name(**parts), topic.key(**parts)
+        data = _checked(topic, map_name, key, payload)
+        target = self.grid.map(map_name)
+        if not self._swap(topic, target, key, payload, data):
+            return False
+        for alias in topic.aliases:
+            self._swap(topic, target, alias, payload, data)
+        return True
+
+    def _swap(self, topic: Topic[P], target: GridMap, key: str, payload: P, data: bytes) -> bool:
+        for _ in range(RACES_MAX):
+            stored = target.get(key)
+            if stored == data:
+                return True
+            if stored is not None:
+                try:
+                    if not supersedes(payload, self._decode(topic, target.name, key, stored)):
+                        return False
+                except PayloadRejected:
+                    pass  # counted; what does not validate protects nothing
+            if target.compare_and_put(key, stored, data):
+                return True
+        raise GridError(
+            f"{target.name}[{key!r}]: {RACES_MAX} writes were overtaken; one writer a key is the rule"
+        )
+
+    def put_reference(self, name: str, topic: Topic[P], payload: P) -> None:
+        """Set the reference of that name to `payload`, declared by `topic`. Raises what `put` raises."""
+        self.grid.atomic_reference(name).set(_checked(topic, name, REFERENCE_KEY, payload))
+
+    def get_reference(self, name: str, topic: Topic[P]) -> P | None:
+        """The payload of the reference, None when it was never set.
+
+        Asks the grid. Raises PayloadRejected, counted, for one that does not validate.
+        """
+        data = self.grid.atomic_reference(name).get()
+        return None if data is None else self._decode(topic, name, REFERENCE_KEY, data)
 
     def get(self, topic: Topic[P], **parts: str) -> P | None:
         """The current payload, or None when there is none; aliases are tried in their order.
