@@ -200,6 +200,8 @@ class TraderService:
             # Until it went through, it is tried again: a grid that is told half is told whole.
             trader.reborn()
             self._reborn = self._went_away = False
+            # The lock went with the grid's memory.
+            self._checked_ns = 0
         elif self._went_away:
             trader.ship_past()
             self._went_away = False
