@@ -335,14 +335,19 @@ def _fill_windows(out: dict[str, Any]) -> None:
 
 
 class SafetyPayload(Payload, frozen=True, kw_only=True):
-    """What the survival stack allows. `rm` ("Rm" on the wire) is its multiplier in [0, 1]."""
+    """What the survival stack allows. `rm` ("Rm" on the wire) is its multiplier in [0, 1].
+
+    `fence` is the writer's fencing token.
+    """
 
     SOURCE: ClassVar[str] = "updated_at"
+    SEQUENCE: ClassVar[str] = "fence"
     ISO: ClassVar[tuple[str, ...]] = ("updated_at",)
 
     posture: Posture
     rm: Fraction = field(name="Rm")
     sensors: dict[str, Any] = {}
+    fence: Count = 0
     updated_at: str
 
 
