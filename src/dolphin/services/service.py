@@ -17,9 +17,10 @@ from typing import Protocol
 
 from dolphin.domain.clock import NS_PER_S
 from dolphin.grid.payloads import Heartbeat
-from dolphin.grid.port import GridError
+from dolphin.grid.port import ConnectionEvent, ConnectionState, GridError
 from dolphin.grid.topics import HEARTBEAT, HEARTBEAT_LATEST
 from dolphin.grid.typed import TypedGrid
+from dolphin.services.circuit import Circuit
 from dolphin.services.clock import Clock
 from dolphin.services.home import Home, SystemSettings
 
@@ -104,10 +105,12 @@ class Hosted:
         self.due_ns = 0
         self.last_tick_ns: int | None = None
         self.grid_error = ""
+        self.beats = Circuit()
         self._beat_ns: int | None = None
 
     def start(self) -> None:
         """Start the service; it is due at once."""
+        self.context.grid.grid.on_connection(self._on_connection)
         self.service.start()
         self.due_ns = self.context.clock.now_ns()
 
@@ -128,7 +131,8 @@ class Hosted:
             self.last_tick_ns = now_ns
         if self._beat_ns is None or not 0 <= now_ns - self._beat_ns < HEARTBEAT_EVERY_NS:
             self._beat_ns = now_ns
-            self._guarded(lambda: self._beat(now_ns))
+            if self.beats.allows(now_ns):
+                self._guarded(lambda: self._beat(now_ns))
 
     def wait_s(self) -> float:
         """Seconds until the next step is due, on the system's clock."""
@@ -147,5 +151,16 @@ class Hosted:
 
     def _beat(self, now_ns: int) -> None:
         beat = Heartbeat.at(self.context.name, self.service.phase, now_ns)
-        self.context.grid.put(HEARTBEAT, beat, service=self.context.name)
-        self.context.grid.put(HEARTBEAT_LATEST, beat)
+        try:
+            self.context.grid.put(HEARTBEAT, beat, service=self.context.name)
+            self.context.grid.put(HEARTBEAT_LATEST, beat)
+        except GridError:
+            self.beats.failed(now_ns)
+            raise
+        self.beats.succeeded()
+
+    def _on_connection(self, event: ConnectionEvent) -> None:
+        if event.state is ConnectionState.CONNECTED:
+            # A grid that is back is told at once, whatever the back-off still wants.
+            self.beats.succeeded()
+            self._beat_ns = None

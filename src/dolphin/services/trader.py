@@ -56,6 +56,7 @@ from dolphin.host.session import SCAN_AGE_MAX_NS, OpenTrade, Session, SessionSta
 from dolphin.journal.fenced import FencedJournal, newest_inputs
 from dolphin.journal.ledger import ClosedTrade, Ledger
 from dolphin.journal.store import Journal
+from dolphin.services.circuit import Circuit
 from dolphin.services.forewarner_gate import Assessor, ForewarnerGate
 from dolphin.services.kill_switch import KillSwitch, SwitchState
 from dolphin.services.organs import Organs
@@ -121,6 +122,7 @@ class Trader:
         self._switched: SwitchState | None = None
         self._publishes = publish and grid is not None
         self._signals = signals
+        self._writes = Circuit()
         self._peak = session.params.initial_capital
         self._subscription: Subscription | None = None
 
@@ -398,6 +400,10 @@ class Trader:
         """Tell the grid, what it missed first. A grid that is away costs nothing but the telling."""
         if not self._publishes:
             return
+        now_ns = None if self._clock is None else self._clock()
+        if now_ns is not None and not self._writes.allows(now_ns):
+            self._unshipped = True
+            return
         try:
             if self._unshipped:
                 self._publish_past(step.decision.bar_idx)
@@ -406,6 +412,10 @@ class Trader:
         except GridError:
             self._unshipped = True
             self.counts["publications_failed"] += 1
+            if now_ns is not None:
+                self._writes.failed(now_ns)
+        else:
+            self._writes.succeeded()
 
     def ship_past(self) -> None:
         """Publish from the journal what the grid should show and was not told. Raises GridError."""
@@ -413,6 +423,7 @@ class Trader:
             if self._publishes and self._unshipped:
                 self._publish_past(self.session.next_bar)
                 self._unshipped = False
+                self._writes.succeeded()
 
     def _publish_past(self, before_bar: int) -> None:
         """Publish finished days and the last trade from the journal, as they stood before a bar."""
