@@ -2,8 +2,8 @@
 
 Entry point: `Circuit`. Closed: every write is tried. Five failures in a row open it; then nothing is tried
 until a back-off has passed, which doubles up to a minute; then one write probes (half open), and closes the
-circuit or opens it again. What was not written is not lost here: a heartbeat is made anew, and what matters is
-in the journal and shipped later.
+circuit or opens it again. What was not written is not lost here: a heartbeat is made anew, and what matters
+is in the journal and shipped later.
 """
 
 from __future__ import annotations
