@@ -20,15 +20,13 @@ Invariants
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
-from queue import SimpleQueue
 from types import TracebackType
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
+from dolphin.grid.dispatch import DispatcherKind, Failures, InlineDispatcher, ThreadDispatcher
 from dolphin.grid.port import (
     EMPTY_LOG_TAIL,
     ConnectionEvent,
@@ -46,12 +44,7 @@ from dolphin.grid.port import (
     LogRead,
 )
 
-DispatcherKind: TypeAlias = Literal["inline", "thread"]
-
 LOG_CAPACITY_DEFAULT = 1000
-FAILURES_KEPT = 100
-
-_log = logging.getLogger("dolphin.grid")
 
 _ADDED: Final = EntryKind.ADDED
 _UPDATED: Final = EntryKind.UPDATED
@@ -74,6 +67,10 @@ class _EntrySubscription:
         #: Only of keys that exist as far as this listener knows: a removal forgets the key.
         self.seen: dict[str, int] = {}
 
+    @property
+    def failures(self) -> Failures:
+        return self.client._failures
+
     def close(self) -> None:
         with self.client._memory.lock:
             self.closed = True
@@ -89,15 +86,14 @@ class _ConnectionSubscription:
         self.callback = callback
         self.closed = False
 
+    @property
+    def failures(self) -> Failures:
+        return self.client._failures
+
     def close(self) -> None:
         with self.client._memory.lock:
             self.closed = True
             self.client._connection_subscriptions.pop(self, None)
-
-
-_EntryDelivery: TypeAlias = tuple[_EntrySubscription, EntryEvent]
-_ConnectionDelivery: TypeAlias = tuple[_ConnectionSubscription, ConnectionEvent]
-_Delivery: TypeAlias = _EntryDelivery | _ConnectionDelivery
 
 
 class _MapStore:
@@ -184,108 +180,8 @@ class _Memory:
             return store
 
 
-class _InlineDispatcher:
-    """Delivers in the thread that calls `drain`, one thread at a time, in order of enqueueing."""
-
-    def __init__(self) -> None:
-        self._queue: deque[_Delivery] = deque()
-        self._baton = threading.Lock()
-        self._deliverer = 0
-        self.enqueue = self._queue.append
-
-    def __len__(self) -> int:
-        return len(self._queue)
-
-    def drain(self) -> None:
-        # The queue is looked at again after the baton is handed back: what another thread enqueued meanwhile,
-        # and could not deliver for want of the baton, is taken here. `test_inline_strands_nothing` fails
-        # without it.
-        queue, baton = self._queue, self._baton
-        while queue:
-            if not baton.acquire(blocking=False):
-                return
-            self._deliver_all()
-
-    def _deliver_all(self) -> None:
-        """Deliver what is queued and hand the baton back; the caller has taken it."""
-        queue = self._queue
-        self._deliverer = threading.get_ident()
-        try:
-            while queue:
-                _deliver(queue.popleft())
-        finally:
-            self._deliverer = 0
-            self._baton.release()
-
-    def stop(self) -> None:
-        """Return when all is delivered.
-
-        At once from a listener, whose own delivery would never end otherwise.
-        """
-        if self._deliverer != threading.get_ident():
-            self._baton.acquire()
-            self._deliver_all()
-
-    @property
-    def delivers_here(self) -> bool:
-        """Whether the calling thread may still write while the client closes: inline, nobody may."""
-        return False
-
-
-class _ThreadDispatcher:
-    """Delivers on one worker thread."""
-
-    def __init__(self) -> None:
-        self._queue: SimpleQueue[_Delivery | None] = SimpleQueue()
-        self.enqueue = self._queue.put
-        self._worker = threading.Thread(target=self._run, name="dolphin-grid", daemon=True)
-        self._worker.start()
-
-    def __len__(self) -> int:
-        return self._queue.qsize()
-
-    def drain(self) -> None:
-        """Nothing to do: the worker has been woken by the queue."""
-
-    def _run(self) -> None:
-        stopping = False
-        while True:
-            if stopping and self._queue.empty():
-                return
-            delivery = self._queue.get()
-            if delivery is None:
-                stopping = True
-            else:
-                _deliver(delivery)
-
-    def stop(self) -> None:
-        self._queue.put(None)
-        if not self.delivers_here:
-            self._worker.join()
-
-    @property
-    def delivers_here(self) -> bool:
-        """Whether the calling thread is the worker.
-
-        Its listeners may finish their writes while the client closes.
-        """
-        return threading.current_thread() is self._worker
-
-
-def _deliver(delivery: _Delivery) -> None:
-    subscription, event = delivery
-    if subscription.closed:
-        return
-    try:
-        subscription.callback(event)  # type: ignore[arg-type]
-    except Exception as error:
-        if isinstance(event, EntryEvent):
-            subscription.client._record_failure(event.map_name, event.key, error)
-        else:
-            subscription.client._record_failure("", "", error)
-
-
-def _check_entry(key: str, value: bytes) -> None:
+def check_entry(key: str, value: bytes) -> None:
+    """Raise TypeError for a value that is not bytes or a key that is not text."""
     if type(value) is not bytes:
         raise TypeError(
             f"grid value of {key!r} is {type(value).__name__}, expected bytes; encode the payload first"
@@ -309,7 +205,7 @@ class _Map:
         return self._store.name
 
     def put(self, key: str, value: bytes) -> None:
-        _check_entry(key, value)
+        check_entry(key, value)
         client = self._client
         with self._lock:
             client._check_writable()
@@ -333,7 +229,7 @@ class _Map:
 
     def put_all(self, values: Mapping[str, bytes]) -> None:
         for key, value in values.items():
-            _check_entry(key, value)
+            check_entry(key, value)
         touched: dict[InProcessGrid, None] = {}
         with self._lock:
             self._client._check_writable()
@@ -343,7 +239,7 @@ class _Map:
             each._dispatcher.drain()
 
     def compare_and_put(self, key: str, expected: bytes | None, value: bytes) -> bool:
-        _check_entry(key, value)
+        check_entry(key, value)
         with self._lock:
             self._client._check_writable()
             entry = self._store.entries.get(key)
@@ -445,7 +341,7 @@ class _Log:
         return self._store.capacity
 
     def append(self, value: bytes) -> int:
-        _check_entry(self._store.name, value)
+        check_entry(self._store.name, value)
         with self._lock:
             self._client._check_writable()
             sequence = self._store.next_sequence
@@ -503,14 +399,14 @@ class _Reference:
 
     def set(self, value: bytes | None) -> None:
         if value is not None:
-            _check_entry(self._name, value)
+            check_entry(self._name, value)
         with self._lock:
             self._client._check_writable()
             self._values[self._name] = value
 
     def compare_and_set(self, expected: bytes | None, value: bytes | None) -> bool:
         if value is not None:
-            _check_entry(self._name, value)
+            check_entry(self._name, value)
         with self._lock:
             self._client._check_writable()
             if self._values.get(self._name) != expected:
@@ -604,7 +500,7 @@ class InProcessGrid:
             raise GridError(f"dispatcher is {dispatcher!r}, expected 'inline' or 'thread'")
         self._memory = memory
         self._kind: DispatcherKind = dispatcher
-        self._dispatcher = _InlineDispatcher() if dispatcher == "inline" else _ThreadDispatcher()
+        self._dispatcher = InlineDispatcher() if dispatcher == "inline" else ThreadDispatcher()
         self._enqueue = self._dispatcher.enqueue
         self._maps: dict[str, _Map] = {}
         # Dicts as ordered sets: reconciliation goes through the listeners in the order of their registration.
@@ -613,8 +509,7 @@ class InProcessGrid:
         self._up = True
         self._closed = False
         self._reconnects = 0
-        self._failures: deque[ListenerFailure] = deque(maxlen=FAILURES_KEPT)
-        self._n_failures = 0
+        self._failures = Failures()
         with memory.lock:
             self._generation = memory.generation
             memory.clients[self] = None
@@ -675,13 +570,12 @@ class InProcessGrid:
     @property
     def failures(self) -> tuple[ListenerFailure, ...]:
         """See `Grid.failures`."""
-        with self._memory.lock:
-            return tuple(self._failures)
+        return self._failures.newest
 
     @property
     def n_failures(self) -> int:
         """See `Grid.n_failures`."""
-        return self._n_failures
+        return self._failures.total
 
     @property
     def backlog(self) -> int:
@@ -749,7 +643,7 @@ class InProcessGrid:
             self._memory.clients.pop(self, None)
             self._forget_listeners()
             self._free_locks()
-        if isinstance(self._dispatcher, _ThreadDispatcher):
+        if isinstance(self._dispatcher, ThreadDispatcher):
             self._dispatcher.stop()
 
     def lose_memory(self) -> None:
@@ -835,16 +729,6 @@ class InProcessGrid:
         for key in gone:
             del seen[key]
             self._enqueue((subscription, EntryEvent(store.name, key, None, _REMOVED, store.version, True)))
-
-    def _record_failure(self, map_name: str, key: str, error: Exception) -> None:
-        text = f"{type(error).__name__}: {error}"
-        with self._memory.lock:
-            self._failures.append(ListenerFailure(map_name, key, text))
-            self._n_failures += 1
-        where = f"{map_name}[{key!r}]" if map_name else "the connection"
-        # A logging handler that fails must not stop the dispatcher either.
-        with contextlib.suppress(Exception):
-            _log.error("a listener of %s raised %s", where, text, exc_info=error)
 
 
 def _listened(store: _MapStore, key: str | None) -> Iterator[tuple[str, bytes, int]]:
