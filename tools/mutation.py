@@ -14,8 +14,6 @@ rewrite the sources in place and start one pytest a mutant: an hour here instead
 `tests/properties` would kill more still; the unit tests have to do it alone.
 """
 
-# ruff: noqa: T201  # a command line prints
-
 from __future__ import annotations
 
 import argparse
@@ -286,7 +284,7 @@ def _apply(mutant: Mutant) -> None:
     """Give the imported module's functions, methods and constants the mutant's code and values."""
     module = sys.modules[mutant.module]
     fresh: dict[str, Any] = {"__name__": mutant.module}
-    exec(compile(mutant.tree, f"<{mutant.module}>", "exec"), fresh)  # noqa: S102
+    exec(compile(mutant.tree, f"<{mutant.module}>", "exec"), fresh)
     for name, new in fresh.items():
         old = vars(module).get(name)
         if isinstance(new, FunctionType) and new.__module__ == mutant.module:
