@@ -86,12 +86,11 @@ def test_a_rejected_payload_leaves_the_last_good_one():
 
 def test_a_source_without_a_count_has_the_entrys_version():
     grid = InProcessGrid()
-    view = NearView(grid, SAFETY)
+    view = NearView(grid, EXF)
     door = TypedGrid(grid)
     sequences = []
     for second in (5, 6):
-        stamp = f"1970-01-01T00:00:{second:02d}Z"
-        door.put(SAFETY, SafetyPayload(posture="APEX", rm=1.0, updated_at=stamp))
+        door.put(EXF, ExfPayload(pushed_at=float(second)))
         sequences.append(view.read().sequence)
     assert sequences[0] < sequences[1]
 
