@@ -1,7 +1,7 @@
 """What the contract suite runs against.
 
-A grid joins with one line in `FACTORIES`: a callable that returns a `Cluster`. `THREADED` names those that
-deliver on a thread of their own.
+A grid joins with one parameter of `cluster` and what makes a `Cluster` of it. Real members start once a
+session and are emptied between two tests; all their tests run in one worker.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import pytest
+from real_members import RealCluster, skip_without_java
 
-from dolphin.grid.inprocess import DispatcherKind, InProcessGrid
+from dolphin.grid.dispatch import DispatcherKind
+from dolphin.grid.inprocess import InProcessGrid
 from dolphin.grid.port import Grid
 
 #: Seconds after which a test that waits for another thread gives up.
@@ -31,8 +33,8 @@ class Cluster(Protocol):
     def restore(self, client: Grid) -> None:
         """Let it reconnect: return when it is connected; its listeners may still be reconciled."""
 
-    def close(self) -> None:
-        """Close every client and the memory."""
+    def lose_memory(self) -> None:
+        """The whole cluster dies and comes back empty: return when every client knows."""
 
 
 class InProcessCluster:
@@ -52,30 +54,57 @@ class InProcessCluster:
         assert isinstance(client, InProcessGrid)
         client.restore_connection()
 
+    def lose_memory(self) -> None:
+        self._root.lose_memory()
+
     def close(self) -> None:
         for client in self._clients:
             client.close()
 
 
-FACTORIES: dict[str, Callable[[], Cluster]] = {
-    "inline": lambda: InProcessCluster("inline"),
-    "thread": lambda: InProcessCluster("thread"),
-}
-THREADED = ("thread",)
+REAL = pytest.mark.xdist_group("members")
+EMBEDDED = ("inline", "thread")
+MEMBERS = (
+    pytest.param(1, marks=REAL, id="one_member"),
+    pytest.param(3, marks=REAL, id="three_members"),
+)
 
 
-@pytest.fixture(params=FACTORIES)
+@pytest.fixture(scope="session")
+def real_members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], RealCluster]]:
+    """The clusters of one and of three real members, each started when it is first asked for."""
+    started: dict[int, RealCluster] = {}
+
+    def of(n: int) -> RealCluster:
+        if n not in started:
+            skip_without_java()
+            started[n] = RealCluster(tmp_path_factory.mktemp(f"members{n}"), n)
+        return started[n]
+
+    yield of
+    for each in started.values():
+        each.stop()
+
+
+def _cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    if isinstance(request.param, int):
+        real = request.getfixturevalue("real_members")(request.param)
+        yield real
+        real.empty()
+    else:
+        made = InProcessCluster(request.param)
+        yield made
+        made.close()
+
+
+@pytest.fixture(params=[*EMBEDDED, *MEMBERS])
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    made = FACTORIES[request.param]()
-    yield made
-    made.close()
+    yield from _cluster(request)
 
 
-@pytest.fixture(params=THREADED)
+@pytest.fixture(params=["thread", *MEMBERS])
 def threaded_cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    made = FACTORIES[request.param]()
-    yield made
-    made.close()
+    yield from _cluster(request)
 
 
 @pytest.fixture
