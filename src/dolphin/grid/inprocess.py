@@ -646,6 +646,17 @@ class InProcessGrid:
         if isinstance(self._dispatcher, ThreadDispatcher):
             self._dispatcher.stop()
 
+    def expire_session(self) -> None:
+        """This client was silent for so long that its locks were given back, which it is not told.
+
+        What a paused process finds when it goes on: only `held` and the fences tell.
+        """
+        with self._memory.lock:
+            for store in self._memory.locks.values():
+                if store.holder is not None and store.holder[0] is self:
+                    store.holder = None
+                    store.free.notify_all()
+
     def lose_memory(self) -> None:
         """The whole cluster died and came back empty: for every client, with all that it held.
 
