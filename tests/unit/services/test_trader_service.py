@@ -166,8 +166,8 @@ def test_a_leader_that_was_stopped_too_long_decides_nothing_more(system: System)
         standby.tick()
     before = len(system.decisions())
     # It wakes with a full log in front of it and still believes that it leads.
-    leader._checked_ns = system.clock.now_ns()
     system.scan(MARKET[300])
+    leader._checked_ns = system.clock.now_ns()
     leader.tick()
     assert len(system.decisions()) == before
     assert leader.phase == "standby"
