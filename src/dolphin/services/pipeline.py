@@ -189,9 +189,15 @@ class ScanPipeline:
                     self._count(recount.events(bar))
                     newest = bar.timestamp_ns
                 continue
-            yield self._on_bar(bar)
+            yield self.on_bar(bar)
 
-    def _on_bar(self, bar: Bar) -> Scan | None:
+    @property
+    def resumed_ns(self) -> int:
+        """Stamp of the last bar that an earlier process folded in, -1 when there was none."""
+        return self._resumed_ns
+
+    def on_bar(self, bar: Bar) -> Scan | None:
+        """Fold one bar in: the stored scan, or None when it published none. Raises StoreError."""
         step = self.scanner.update(bar, self._next_number)
         if step.refused is not None:
             self.counts["bars_refused"] += 1
