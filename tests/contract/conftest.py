@@ -107,6 +107,12 @@ def threaded_cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     yield from _cluster(request)
 
 
+@pytest.fixture(params=[*EMBEDDED, MEMBERS[0]])
+def mortal_cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A cluster that may lose its memory; three do it in `test_grid_survival`, for it takes long."""
+    yield from _cluster(request)
+
+
 @pytest.fixture
 def grid(cluster: Cluster) -> Grid:
     return cluster.client()

@@ -10,7 +10,7 @@ import pytest
 
 from dolphin.domain.scan import Scan
 from dolphin.grid.near_view import NearView
-from dolphin.grid.payloads import PayloadRejected, SafetyPayload
+from dolphin.grid.payloads import AcbBoost, PayloadRejected, SafetyPayload
 from dolphin.grid.port import (
     EMPTY_LOG_TAIL,
     ConnectionState,
@@ -21,7 +21,7 @@ from dolphin.grid.port import (
     LockError,
     LockTimeout,
 )
-from dolphin.grid.topics import ASSET_OB, SAFETY, SAFETY_POSTURE
+from dolphin.grid.topics import ACB_BOOST, ASSET_OB, SAFETY, SAFETY_POSTURE
 from dolphin.grid.typed import TypedGrid, publish_scan
 
 PATIENCE_S = 20.0
@@ -78,6 +78,39 @@ def test_delete_says_whether_there_was_something(grid):
     assert m.delete("k") is False
     assert m.get("k") is None
     assert m.keys() == ()
+
+
+def test_compare_and_put_writes_only_over_what_is_expected(cluster, grid, recorder):
+    m = grid.map("M")
+    m.listen(recorder, "k")
+    assert m.compare_and_put("k", None, b"1")
+    assert not m.compare_and_put("k", None, b"2")
+    assert not m.compare_and_put("k", b"0", b"2")
+    assert cluster.client().map("M").compare_and_put("k", b"1", b"2")
+    assert not m.compare_and_put("absent", b"0", b"2")
+    assert m.entries() == {"k": b"2"}
+    assert [(e.kind, e.value) for e in recorder.until_count(2)] == [
+        (EntryKind.ADDED, b"1"),
+        (EntryKind.UPDATED, b"2"),
+    ]
+    with pytest.raises(TypeError):
+        m.compare_and_put("k", b"2", "text")
+
+
+def test_compare_and_put_under_contention(cluster, in_threads):
+    """A counter kept by it alone loses no increment."""
+    maps = [cluster.client().map("M") for _ in range(4)]
+    maps[0].put("n", b"0")
+
+    def count(m):
+        for _ in range(50):
+            while True:
+                held = m.get("n")
+                if m.compare_and_put("n", held, b"%d" % (int(held) + 1)):
+                    break
+
+    in_threads(*(lambda m=m: count(m) for m in maps))
+    assert maps[0].get("n") == b"200"
 
 
 @pytest.mark.parametrize("value", ["text", {"x": 1}, None, bytearray(b"1"), 1.5])
@@ -427,6 +460,35 @@ def test_a_held_lock_is_not_given_twice(cluster, grid):
     other.release()
 
 
+def test_a_holder_knows_that_it_holds(cluster, grid, in_threads):
+    lock, other = grid.lock("L"), cluster.client().lock("L")
+    assert not lock.held()
+    lock.acquire()
+    assert lock.held()
+    assert not other.held()
+
+    def look():
+        assert not grid.lock("L").held()
+
+    in_threads(look)
+    lock.release()
+    assert not lock.held()
+
+
+def test_a_token_is_above_the_floor(cluster, grid):
+    lock = grid.lock("L")
+    first = lock.acquire()
+    lock.release()
+    second = lock.acquire(floor=first + 1000)
+    assert second > first + 1000
+    lock.release()
+    # From now on for everybody.
+    with cluster.client().lock("L") as third:
+        assert third > second
+    with pytest.raises(GridError, match="floor"):
+        lock.acquire(floor=-1)
+
+
 def test_another_thread_can_not_release(grid, in_threads):
     lock = grid.lock("L")
     lock.acquire()
@@ -496,9 +558,14 @@ def test_the_lock_is_released_when_its_work_fails(grid):
 
 def test_without_connection_nothing_answers(cluster, grid):
     m, log, ref = grid.map("M"), grid.log("L"), grid.atomic_reference("R")
+    assert grid.nodes >= 1
     cluster.drop(grid)
     assert not grid.connected
+    assert grid.nodes == 0
     for refused in (
+        lambda: m.compare_and_put("k", None, b"1"),
+        grid.lock("LOCK").held,
+        lambda: grid.lock("LOCK").acquire(0),
         lambda: m.put("k", b"1"),
         lambda: m.put_all({"k": b"1"}),
         lambda: m.get("k"),
@@ -527,7 +594,8 @@ def test_connection_events(cluster, grid, recorder):
     cluster.restore(grid)
     recorder.until_count(4)
     grid.close()
-    assert [(e.state, e.reconnects) for e in recorder.until_count(5)] == [
+    assert not any(e.reborn for e in recorder.until_count(5))
+    assert [(e.state, e.reconnects) for e in recorder.events] == [
         (ConnectionState.DISCONNECTED, 0),
         (ConnectionState.CONNECTED, 1),
         (ConnectionState.DISCONNECTED, 1),
@@ -657,6 +725,48 @@ def test_no_last_value_is_lost_to_reconnects_under_load(cluster, grid, recorder,
     assert numbers == sorted(set(numbers))
 
 
+# --- a memory that is lost ----------------------------------------------------------------------------------
+
+
+def test_a_grid_that_came_back_empty(mortal_cluster, new_recorder):
+    """Everything is gone, everybody is told, and what listens goes on listening."""
+    cluster, grid = mortal_cluster, mortal_cluster.client()
+    events, states = new_recorder(), new_recorder()
+    m, log, ref, lock = grid.map("M"), grid.log("L"), grid.atomic_reference("R"), grid.lock("L")
+    m.listen(events)
+    grid.on_connection(states)
+    m.put_all({"a": b"1", "b": b"2"})
+    for i in range(3):
+        log.append(b"%d" % i)
+    ref.set(b"1")
+    token = lock.acquire()
+    events.until_count(2)
+    cluster.lose_memory()
+    lost = events.until_count(4)[2:]
+    assert [(e.key, e.kind, e.value, e.current) for e in lost] == [
+        ("a", EntryKind.REMOVED, None, True),
+        ("b", EntryKind.REMOVED, None, True),
+    ]
+    assert [(e.state, e.reborn) for e in states.until_count(2)] == [
+        (ConnectionState.DISCONNECTED, False),
+        (ConnectionState.CONNECTED, True),
+    ]
+    assert (m.entries(), ref.get(), log.tail()) == ({}, None, EMPTY_LOG_TAIL)
+    assert log.read(3, 10).rewound
+    assert not lock.held()
+    with pytest.raises(LockError, match="does not hold it"):
+        lock.release()
+    assert lock.acquire(floor=token) > token
+    assert log.append(b"again") == 0
+    m.put("a", b"3")
+    assert [(e.key, e.kind, e.value) for e in events.until_count(5)[4:]] == [("a", EntryKind.ADDED, b"3")]
+    # A plain reconnect afterwards is only that.
+    cluster.drop(grid)
+    cluster.restore(grid)
+    assert [e.reborn for e in states.until_count(4)] == [False, True, False, False]
+    assert m.get("a") == b"3"
+
+
 # --- payloads -----------------------------------------------------------------------------------------------
 
 SAFE = SafetyPayload(
@@ -671,6 +781,60 @@ def test_payloads_cross_and_aliases_are_written(cluster, grid):
     assert far.get(SAFETY) == SAFE
     assert far.get(SAFETY_POSTURE) == "TURTLE"
     assert far.get(ASSET_OB, symbol="BTCUSDT") is None
+
+
+def test_a_newer_payload_stays(cluster, grid):
+    door, far = TypedGrid(grid), TypedGrid(cluster.client())
+    early, late = (
+        SafetyPayload(posture=p, rm=0.8, updated_at=f"2026-01-02T03:04:{s}Z")
+        for p, s in (("APEX", "05"), ("TURTLE", "06"))
+    )
+    assert door.put_newer(SAFETY, early)
+    assert far.put_newer(SAFETY, late)
+    assert not door.put_newer(SAFETY, early)
+    # Repeating is allowed and changes nothing.
+    assert far.put_newer(SAFETY, late)
+    assert door.get(SAFETY) == late
+
+
+def test_a_smaller_fence_is_refused_whatever_the_clock_says(grid):
+    door = TypedGrid(grid)
+
+    def boost(fence, second):
+        return AcbBoost(
+            boost=1.0, beta=0.5, signals=0.0, day="2026-01-02", fence=fence,
+            updated_at=f"2026-01-02T03:04:{second:02d}Z",
+        )  # fmt: skip
+
+    assert door.put_newer(ACB_BOOST, boost(2, 10))
+    assert not door.put_newer(ACB_BOOST, boost(1, 20))
+    assert not door.put_newer(ACB_BOOST, boost(2, 9))
+    assert door.put_newer(ACB_BOOST, boost(2, 11))
+    assert door.put_newer(ACB_BOOST, boost(3, 1))
+    assert door.get(ACB_BOOST).fence == 3
+
+
+def test_put_newer_lets_the_newest_win_under_contention(cluster, in_threads):
+    doors = [TypedGrid(cluster.client()) for _ in range(3)]
+
+    def write(w):
+        for i in range(20):
+            at = f"2026-01-02T03:{i:02d}:{w:02d}Z"
+            doors[w].put_newer(SAFETY, SafetyPayload(posture="APEX", rm=0.9, updated_at=at))
+
+    in_threads(*(lambda w=w: write(w) for w in range(3)))
+    assert doors[0].get(SAFETY).updated_at == "2026-01-02T03:19:02Z"
+
+
+def test_a_typed_reference(cluster, grid):
+    door, far = TypedGrid(grid), TypedGrid(cluster.client())
+    assert far.get_reference("DOLPHIN_SAFETY", SAFETY) is None
+    door.put_reference("DOLPHIN_SAFETY", SAFETY, SAFE)
+    assert far.get_reference("DOLPHIN_SAFETY", SAFETY) == SAFE
+    grid.atomic_reference("DOLPHIN_SAFETY").set(b"{}")
+    with pytest.raises(PayloadRejected, match="field posture: missing"):
+        far.get_reference("DOLPHIN_SAFETY", SAFETY)
+    assert far.rejections.total == 1
 
 
 def test_a_payload_that_does_not_validate_reaches_nobody(grid, recorder):
@@ -725,12 +889,16 @@ def test_a_scan_is_in_the_log_when_the_map_wakes_its_reader(cluster, grid, recor
     assert recorder.until_count(6) == scans
 
 
-def test_a_near_view_keeps_its_values_without_connection(cluster, grid, recorder):
+def test_a_near_view_keeps_its_values_without_connection(cluster, grid, recorder, new_recorder):
     grid.on_connection(recorder)
     reader_view = NearView(grid, SAFETY)
     grid.on_connection(recorder)
     far = TypedGrid(cluster.client())
+    # The same key: the view shares its events with this listener and was there first.
+    arrived = new_recorder()
+    grid.map("DOLPHIN_SAFETY").listen(arrived, "latest")
     far.put(SAFETY, SAFE)
+    arrived.until_count(1)
     cluster.drop(grid)
     recorder.until_count(2)
     assert reader_view.degraded

@@ -250,6 +250,18 @@ class Member:
             return False
         return b"is STARTED" in text and (not cp or b"CP Subsystem is initialized" in text)
 
+    @property
+    def safe(self) -> bool:
+        """Whether the cluster says that every entry has its backup: a member may be stopped then."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 2.0) as asking:
+                asking.settimeout(2.0)
+                # Plain sockets: the member closes the connection after its answer.
+                asking.sendall(b"GET /hazelcast/health/cluster-safe HTTP/1.1\r\nConnection: close\r\n\r\n")
+                return b" 200 " in asking.recv(64)
+        except OSError:
+            return False
+
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """End it: asked first, killed when it does not within `timeout_s`. Idempotent."""
         self._end(signal.SIGTERM, timeout_s)
