@@ -9,7 +9,7 @@ export OMP_NUM_THREADS := 1
 WORKERS ?= auto
 PURE := tests/unit/domain tests/unit/alpha tests/unit/risk tests/unit/orderbook tests/unit/engine tests/unit/numerics tests/unit/scan
 
-.PHONY: run research services test test-full lint bench bench-page vectorbt coverage checked mutation clean
+.PHONY: run research services test test-full lint bench bench-page vectorbt coverage checked mutation clean survival
 
 run: $(VENV)/.core
 	$(BIN)/dolphin run $(ARGS)
@@ -45,6 +45,11 @@ checked: $(VENV)/.dev
 
 mutation: $(VENV)/.dev
 	$(BIN)/python tools/mutation.py
+
+# Listeners on real Hazelcast members: members killed and restarted, whole clusters killed, ROUNDS times.
+ROUNDS ?= 100
+survival: $(VENV)/.dev
+	DOLPHIN_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -p no:randomly tests/contract/test_grid_survival.py $(ARGS)
 
 bench: $(VENV)/.core
 	$(BIN)/python -m benchmarks $(ARGS)

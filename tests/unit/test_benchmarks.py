@@ -34,6 +34,7 @@ TINY = {
     "scan": ["--assets", "4", "--scans", "2", "--naive", "1"],
     "latency": ["--scans", "3"],
     "grid": ["--rounds", "1"],
+    "grid_member": ["--rounds", "1", "--puts", "5", "--scans", "3", "--warm", "0", "--members", "1"],
     "startup": ["--rounds", "1"],
 }  # fmt: skip
 

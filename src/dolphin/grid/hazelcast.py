@@ -395,8 +395,9 @@ class HazelcastGrid:
         """Tell that the connection is lost, once. Under `_state`."""
         if self._up:
             self._up = False
-            self._tell(ConnectionState.DISCONNECTED)
-            _log.warning("the grid %s is not reachable any more", self.cluster_name)
+            if not self._closing:
+                self._tell(ConnectionState.DISCONNECTED)
+                _log.warning("the grid %s is not reachable any more", self.cluster_name)
 
     def _tell(self, state: ConnectionState, reborn: bool = False) -> None:
         event = ConnectionEvent(state, self._reconnects, reborn)

@@ -217,3 +217,47 @@ def test_a_typed_reader_counts_what_it_refuses():
         door.accept("DOLPHIN_SAFETY", "lastest", b"{}")
     assert door.rejections.total == 2
     assert door.accept("DOLPHIN_SAFETY", "posture", encode("APEX")) == "APEX"
+
+
+def test_a_session_that_was_lost_frees_the_locks_of_one_client():
+    grid = InProcessGrid()
+    other = grid.peer()
+    first = grid.lock("L").acquire()
+    grid.lose_session()
+    assert not grid.lock("L").held()
+    assert other.lock("L").acquire(0) > first
+    assert other.lock("L").held()
+
+
+@pytest.mark.parametrize("dispatcher", ["inline", "thread"])
+def test_a_client_that_vanished_hears_nothing_and_holds_nothing(dispatcher):
+    grid = InProcessGrid(dispatcher)
+    far = grid.peer()
+    heard = []
+    grid.map("M").listen(heard.append)
+    grid.on_connection(heard.append)
+    grid.lock("L").acquire()
+    grid.vanish()
+    far.map("M").put("k", b"1")
+    far.lose_memory()
+    far.close()
+    assert heard == []
+    with pytest.raises(GridClosed):
+        grid.map("M").get("k")
+
+
+def test_a_client_that_was_away_hears_of_the_lost_memory_when_it_is_back():
+    grid = InProcessGrid()
+    away = grid.peer()
+    states, entries = [], []
+    away.map("M").listen(entries.append)
+    away.on_connection(lambda event: states.append((event.state.value, event.reborn)))
+    grid.map("M").put("k", b"1")
+    away.drop_connection()
+    grid.lose_memory()
+    assert away.nodes == 0
+    away.restore_connection()
+    away.drop_connection()
+    away.restore_connection()
+    assert [reborn for state, reborn in states if state == "connected"] == [True, False]
+    assert [event.value for event in entries] == [b"1", None]

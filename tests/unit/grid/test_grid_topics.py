@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from dolphin.domain.clock import iso_from_ns
 from dolphin.domain.scan import COLUMNS, WINDOWS, Scan
 from dolphin.grid import topics
-from dolphin.grid.payloads import WHOLE, Heartbeat, PayloadRejected, ScanPayload, instant_ns
+from dolphin.grid.payloads import (
+    WHOLE,
+    AssetBook,
+    Heartbeat,
+    PayloadRejected,
+    SafetyPayload,
+    ScanPayload,
+    instant_ns,
+)
 from dolphin.grid.topics import (
     ACB_BOOST,
     ASSET_OB,
@@ -33,6 +41,7 @@ from dolphin.grid.topics import (
     encode,
     topic_of,
 )
+from dolphin.grid.typed import supersedes
 
 MAP, KEY = "DOLPHIN_FEATURES", "latest_eigen_scan"
 ISO = "2026-01-02T03:04:05.000000000Z"
@@ -657,3 +666,26 @@ def test_a_key_needs_its_parts():
 def test_a_writer_of_locked_topics_knows_the_lock():
     assert ACB_BOOST.lock == "acb_writer"
     assert SAFETY.lock is None
+
+
+def test_equal_payloads_have_equal_bytes_whatever_the_order_of_their_parts():
+    """References compare bytes."""
+    one = SafetyPayload(posture="APEX", rm=1.0, sensors={"a": 1, "b": {"x": 1, "y": 2}}, updated_at=ISO)
+    other = SafetyPayload(posture="APEX", rm=1.0, sensors={"b": {"y": 2, "x": 1}, "a": 1}, updated_at=ISO)
+    assert one == other
+    assert encode(one) == encode(other)
+
+
+def test_a_source_that_was_restarted_counts_as_newer():
+    def book(push_seq, second):
+        bands = (1.0,) * 5
+        return AssetBook(
+            timestamp=f"2026-01-02T03:04:{second:02d}Z", bid_notional=bands, ask_notional=bands,
+            bid_depth=bands, ask_depth=bands, pushed_at=1.0, push_seq=push_seq,
+        )  # fmt: skip
+
+    assert supersedes(book(1, 6), book(900, 5))
+    assert not supersedes(book(900, 5), book(1, 6))
+    assert not supersedes(book(899, 5), book(900, 5))
+    assert supersedes(book(900, 5), book(900, 5))
+    assert supersedes("TURTLE", "APEX")
