@@ -180,3 +180,26 @@ def _write_all(fd: int, content: bytes) -> None:
     view = memoryview(content)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def read_rows(path: Path, row_bytes: int) -> list[bytes]:
+    """All whole rows of a ring that another process writes, the oldest first; a torn tail is left out.
+
+    Raises StoreError when it cannot be read, DataError when it holds rows of another width.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise StoreError(
+            f"price ring {path}: cannot be read ({error.strerror}); check permissions"
+        ) from error
+    if len(content) < _HEADER.size or _HEADER.unpack_from(content)[:2] != (MAGIC, row_bytes):
+        raise DataError(f"price ring {path}: holds no rows of {row_bytes} bytes; expected the universe's")
+    width = row_bytes + _CRC.size
+    rows = []
+    for at in range(_HEADER.size, len(content) - width + 1, width):
+        row = content[at : at + row_bytes]
+        if _CRC.unpack_from(content, at + row_bytes)[0] != zlib.crc32(row):
+            break
+        rows.append(row)
+    return rows

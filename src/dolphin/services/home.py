@@ -46,6 +46,7 @@ class SystemSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     market_origin_ns: int = 0
     cluster_name: str = CLUSTER_NAME
     grid_members: tuple[str, ...] = (f"127.0.0.1:{GRID_PORT}",)
+    members: int = 1
     metrics_port: int = METRICS_PORT
     oracle_every: int = 100
 

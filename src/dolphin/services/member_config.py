@@ -55,7 +55,7 @@ def member_yaml(
         "  network:",
         f"    port: {{port: {port}, auto-increment: false}}",
         '    interfaces: {enabled: true, interfaces: ["127.0.0.1"]}',
-        "    # Health only: whether every entry has its backup, which is to be so before a member is stopped.",
+        "    # Health only: whether every entry has its backup, as it should before a member is stopped.",
         "    rest-api:",
         "      enabled: true",
         "      endpoint-groups:",

@@ -1,0 +1,111 @@
+"""`dolphin up`: the grid, the process manager, and the services under it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from dolphin.commands.shared import add_json, print_json, say, tell
+from dolphin.domain.errors import UsageError
+
+_EPILOG = """examples:
+  dolphin up                               everything but the trader
+  dolphin up trader                        the trader is started by hand
+  dolphin up --all --speed 10 --home fast  all of it, ten times as fast
+  dolphin up --feed recorded --path prices.parquet --home replay
+
+The folder remembers its settings; another `up` only starts what is down.
+Settings that differ from the folder's are refused. Fills are modelled: no
+order leaves this machine. Needs Java 11 or 17 and `make services`.
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = _EPILOG
+    parser.add_argument("services", nargs="*", metavar="SERVICE", help="only these services")
+    parser.add_argument(
+        "--home", default="dolphin-home", metavar="DIR", help="the system's folder (default dolphin-home)"
+    )
+    parser.add_argument("--all", action="store_true", help="the trader and its standby too")
+    group = parser.add_argument_group("settings of a new home")
+    group.add_argument("--feed", choices=("synthetic", "recorded"), help="the market (default synthetic)")
+    group.add_argument("--path", metavar="FILE", help="recording, for --feed recorded")
+    group.add_argument("--universe", metavar="FILE", help="symbols, for --feed recorded")
+    group.add_argument("--assets", type=int, metavar="N", help="how many assets")
+    group.add_argument("--seed", type=int, metavar="N", help="of the synthetic market (default 4)")
+    group.add_argument("--set", dest="set_name", metavar="NAME", help="parameter set (default gold)")
+    group.add_argument("--deployment", metavar="NAME", help="prefix of trade ids and maps (default BLUE)")
+    group.add_argument("--factors", metavar="DIR", help="recorded external factors")
+    group.add_argument(
+        "--speed", type=float, metavar="X", help="how fast the system's clock runs (default 1)"
+    )
+    group.add_argument("--members", type=int, choices=(1, 3), help="grid members to start (default 1)")
+    group.add_argument("--grid-port", type=int, metavar="PORT", help="of the first member (default 5701)")
+    group.add_argument("--grid", metavar="HOST:PORT,...", help="members that somebody else runs")
+    group.add_argument(
+        "--metrics-port", type=int, metavar="PORT", help="first of the services' (default 9400)"
+    )
+    add_json(parser)
+
+
+def asked(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given. Raises UsageError."""
+    from dolphin.services.home import GRID_PORT
+    from dolphin.services.system import addresses
+
+    names = ("feed", "path", "universe", "assets", "seed", "set_name", "deployment", "factors", "speed",
+             "members", "metrics_port")  # fmt: skip
+    found = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    for name in ("path", "universe", "factors"):
+        if name in found:
+            found[name] = str(Path(found[name]).absolute())
+    if args.grid:
+        if args.members or args.grid_port:
+            raise UsageError(
+                "--grid names members that somebody else runs; leave --members and --grid-port out"
+            )
+        found["grid_members"] = tuple(word.strip() for word in args.grid.split(",") if word.strip())
+        found["members"] = 0
+    elif args.grid_port:
+        found["grid_members"] = addresses(args.members or 1, args.grid_port)
+    elif args.members:
+        found["grid_members"] = addresses(args.members, GRID_PORT)
+    return found
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Start what is down; 0 when everything asked for runs."""
+    from dolphin.services.home import Home
+    from dolphin.services.system import (
+        BY_DEFAULT,
+        BY_HAND,
+        check_names,
+        establish,
+        start_grid,
+        start_services,
+    )
+
+    check_names(args.services)
+    home = Home(Path(args.home).absolute())
+    settings = establish(home, asked(args))
+    told = (lambda text: None) if args.json else say
+    start_grid(home, settings, told)
+    names = tuple(args.services) or (*BY_DEFAULT, *(BY_HAND if args.all else ()))
+    states = start_services(home, names, told)
+    failed = [state for state in states if not state.up]
+    if args.json:
+        print_json({
+            "home": str(home.root), "grid": list(settings.grid_members),
+            "services": {state.name: state.state for state in states}, "ok": not failed,
+        })  # fmt: skip
+        return 1 if failed else 0
+    tell(f"{len(states) - len(failed)} of {len(states)} services run; logs are in {home.logs}")
+    for state in failed:
+        tell(f"{state.name} is {state.state}: {state.description}")
+        tell(f"see why with: dolphin logs {state.name} --home {args.home}")
+    if not failed and not set(names) & set(BY_HAND):
+        tell(f"start trading on paper with: dolphin up trader --home {args.home}")
+    tell(f"look with: dolphin status --home {args.home}")
+    return 1 if failed else 0

@@ -1,0 +1,174 @@
+"""What can be known of a system from outside, in one place: the input of the diagnosis and of the screen.
+
+Entry point: `Facts`. None is "nobody could say". Ages are seconds on the system's clock, money is USDT.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import Literal
+
+import msgspec
+
+from dolphin.services.table import BY_NAME, TRADING
+
+#: Traders are started by hand: one that is stopped is an intention.
+TRADERS = ("trader", "trader_standby")
+#: A process whose heartbeat is older does not work, whatever the process manager says.
+BEAT_AGE_MAX_S = 30.0
+
+
+class ServiceFact(msgspec.Struct, frozen=True, kw_only=True):
+    """One service: the manager's state of it, and its own heartbeat."""
+
+    name: str
+    state: str
+    pid: int = 0
+    uptime_s: float = 0.0
+    exit_status: int = 0
+    description: str = ""
+    beat_age_s: float | None = None
+    phase: str = ""
+    restarts: int | None = None
+    held_by: str = ""
+
+    @property
+    def up(self) -> bool:
+        """The manager says that it runs, or is on its way."""
+        return self.state in ("RUNNING", "STARTING")
+
+    @property
+    def beats(self) -> bool:
+        """It told lately that it works."""
+        return (
+            self.beat_age_s is not None
+            and self.beat_age_s <= BEAT_AGE_MAX_S
+            and self.phase not in ("", "stopped")
+        )
+
+
+class GridFact(msgspec.Struct, frozen=True, kw_only=True):
+    """The grid: connected when a client got answers; port_open when anything listens."""
+
+    connected: bool = False
+    port_open: bool = False
+    nodes: int = 0
+    members: tuple[str, ...] = ()
+    ours: int = 1
+    trouble: str = ""
+
+
+class PositionFact(msgspec.Struct, frozen=True, kw_only=True):
+    """The open position; leverage is conviction, pnl a fraction of the entry price."""
+
+    asset: str
+    notional: float
+    leverage: float
+    pnl: float | None = None
+
+
+class TraderFact(msgspec.Struct, frozen=True, kw_only=True):
+    """What the trader's journal says (source "journal"), or the grid where there is none to read ("grid")."""
+
+    source: Literal["journal", "grid"]
+    position: PositionFact | None = None
+    capital: float | None = None
+    equity: float | None = None
+    trades: int | None = None
+    halted: str = ""
+    fence: int = 0
+    leader: str = ""
+    scan_number: int | None = None
+    bar_age_s: float | None = None
+
+
+class SafetyFact(msgspec.Struct, frozen=True, kw_only=True):
+    """The posture as last published, and its weakest category."""
+
+    posture: str
+    rm: float
+    age_s: float
+    weakest: str = ""
+    weakest_value: float | None = None
+
+
+class SwitchFact(msgspec.Struct, frozen=True, kw_only=True):
+    """The kill switch, when it is on."""
+
+    state: str
+    by: str
+    reason: str
+    told: str
+
+
+class HealthFact(msgspec.Struct, frozen=True, kw_only=True):
+    """The health service's last word, from the grid or from its file."""
+
+    rm_meta: float
+    status: str
+    age_s: float
+    m1: float
+    m2: float
+    m3: float
+    m4: float
+    m5: float
+    keys: dict[str, str] = {}
+
+
+class AlertFact(msgspec.Struct, frozen=True, kw_only=True):
+    """One alert."""
+
+    age_s: float
+    kind: str
+    service: str
+    text: str
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything. home is as the person wrote it, so that commands can be pasted."""
+
+    home: str
+    now_ns: int
+    home_there: bool = True
+    settings_trouble: str = ""
+    manager: Literal["up", "down", "silent"] = "up"
+    manager_trouble: str = ""
+    services: tuple[ServiceFact, ...] = ()
+    grid: GridFact = GridFact()
+    safety: SafetyFact | None = None
+    switch: SwitchFact | None = None
+    trader: TraderFact | None = None
+    trader_trouble: str = ""
+    scan_age_s: float | None = None
+    scan_number: int | None = None
+    health: HealthFact | None = None
+    alerts: tuple[AlertFact, ...] = ()
+    disk_free_mb: float | None = None
+    took_s: float = 0.0
+
+    def command(self, words: str) -> str:
+        """`dolphin WORDS --home HOME`, to be pasted."""
+        return f"dolphin {words} --home {shlex.quote(self.home)}"
+
+    def service(self, name: str) -> ServiceFact | None:
+        """One service, None when neither manager nor heartbeat tells of it."""
+        return next((service for service in self.services if service.name == name), None)
+
+    @property
+    def trader_alive(self) -> bool:
+        """Whether any trader can manage a position: the manager says so, or where it is gone its heart."""
+        found = [service for name in TRADERS if (service := self.service(name)) is not None]
+        return any(service.up if self.manager == "up" else service.beats for service in found)
+
+    @property
+    def anything_alive(self) -> bool:
+        """Whether any service runs at all."""
+        return any(service.up if self.manager == "up" else service.beats for service in self.services)
+
+    def expected(self) -> tuple[str, ...]:
+        """Services that run in a whole system: all of the table but the traders."""
+        return tuple(name for name in BY_NAME if name not in TRADERS)
+
+    def starting(self) -> bool:
+        """Whether the trading group was started at all."""
+        return any(s.state != "STOPPED" for s in self.services if BY_NAME[s.name].group == TRADING)

@@ -1,0 +1,130 @@
+"""The standing oracle: one live scan of many is certified again, in a process of its own.
+
+Entry point: `OracleService`. Which scans is a matter of their number and stamp, so that everybody can tell.
+Scan and price ring are read from the store; nothing is asked of the scanner, which knows nothing of it. A
+scan that does not come out the same, to the bit, engages the kill switch: no entries until a person has
+looked. What is behind is left out rather than queued without bound.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections import deque
+from typing import Final
+
+from dolphin.domain.clock import NS_PER_S
+from dolphin.domain.errors import DataError, StoreError
+from dolphin.grid.payloads import ScanPayload
+from dolphin.grid.port import GridError, Subscription
+from dolphin.grid.topics import SCAN
+from dolphin.market.price_ring import read_rows
+from dolphin.market.scan_store import ScanStore
+from dolphin.scan.recertify import differences, recertified
+from dolphin.scan.ring import decode_row, row_bytes
+from dolphin.services.kill_switch import KillSwitch
+from dolphin.services.pipeline import RING_FILE
+from dolphin.services.service import Context
+
+#: Scans that wait to be certified at most; the oldest are left out.
+WAITING_MAX: Final = 16
+
+
+def chosen(scan_number: int, timestamp_ns: int, every: int) -> bool:
+    """Whether the oracle looks at a scan: one in `every` on average, whoever asks."""
+    return zlib.crc32(f"{scan_number}:{timestamp_ns}".encode()) % every == 0
+
+
+class OracleService:
+    """See the module."""
+
+    period_s = 5.0
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self._store = ScanStore(context.home.market)
+        self._switch = KillSwitch(context.home.kill_switch)
+        self._waiting: deque[tuple[int, int]] = deque(maxlen=WAITING_MAX)
+        self._subscription: Subscription | None = None
+        self._mismatch = ""
+        self._checked_number: int | None = None
+        self._lag_s = 0.0
+
+    @property
+    def phase(self) -> str:
+        """See `Service.phase`."""
+        return "halted" if self._mismatch else "running"
+
+    def health(self) -> tuple[bool, str]:
+        """A mismatch is not healthy until the service is started again."""
+        if self._mismatch:
+            return False, self._mismatch
+        n = self.context.counts["certified"]
+        told = "no scan chosen yet" if self._checked_number is None else f"last scan {self._checked_number}"
+        return True, f"{n} certified again, {told}"
+
+    def gauges(self) -> dict[str, float]:
+        """See `Service.gauges`."""
+        return {
+            "waiting": float(len(self._waiting)),
+            "mismatch": float(bool(self._mismatch)),
+            "lag_s": self._lag_s,
+        }
+
+    def start(self) -> None:
+        """Listen to scans; a grid that is away is listened to later."""
+        with contextlib.suppress(GridError):
+            self._listen()
+
+    def _listen(self) -> None:
+        def heard(payload: ScanPayload, event: object) -> None:
+            number, stamp = payload.scan_number, payload.timestamp_ns
+            if chosen(number, stamp, self.context.settings.oracle_every):
+                self._waiting.append((number, stamp))
+                self.context.wake.set()
+
+        self._subscription = self.context.grid.listen(SCAN, heard)
+
+    def tick(self) -> None:
+        """Certify one scan that waits."""
+        if self._subscription is None:
+            self._listen()
+        if not self._waiting:
+            return
+        number, stamp = self._waiting.popleft()
+        try:
+            self._certify(number, stamp)
+        except (DataError, StoreError) as error:
+            # The ring may have moved on, or the scan was set aside: nothing is proven, nothing refuted.
+            self.context.counts["not_certified"] += 1
+            self.context.tell("oracle", f"scan {number} could not be certified again: {error}")
+        if self._waiting:
+            self.context.wake.set()
+
+    def _certify(self, number: int, stamp: int) -> None:
+        path = self._store.find(number)
+        if path is None:
+            raise DataError(f"it is not in {self._store.folder}")
+        scan = self._store.read(path)
+        if scan.timestamp_ns != stamp:
+            raise DataError("another scan has its number by now")
+        ring = self.context.home.market / RING_FILE
+        rows = [decode_row(row) for row in read_rows(ring, row_bytes(len(scan.assets)))]
+        upto = [row for row in rows if row.timestamp_ns <= stamp]
+        if not upto or upto[-1].timestamp_ns != stamp:
+            raise DataError(f"its row is not in {ring}")
+        found = differences(scan, recertified(scan.assets, upto, number))
+        self._checked_number = number
+        self._lag_s = (self.context.clock.now_ns() - stamp) / NS_PER_S
+        if not found:
+            self.context.counts["certified"] += 1
+            return
+        self.context.counts["mismatches"] += 1
+        self._mismatch = f"scan {number} does not certify again: {', '.join(found)} differ"
+        self._switch.engage("HALT", by="oracle", reason=self._mismatch, now_ns=self.context.clock.now_ns())
+        self.context.tell("oracle", f"{self._mismatch}; the kill switch is on")
+
+    def stop(self) -> None:
+        """Stop listening."""
+        if self._subscription is not None:
+            self._subscription.close()

@@ -1,0 +1,181 @@
+"""The standing oracle: real scans certify again, an altered one engages the kill switch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from dolphin.domain.bar import Bar
+from dolphin.domain.clock import NS_PER_S, day_start_ns
+from dolphin.domain.errors import DataError, StoreError
+from dolphin.domain.scan import Scan
+from dolphin.grid.inprocess import InProcessGrid
+from dolphin.grid.typed import TypedGrid, publish_scan
+from dolphin.market.price_ring import PriceRing, read_rows
+from dolphin.market.scan_store import ScanStore
+from dolphin.scan.recertify import differences, recertified
+from dolphin.scan.ring import decode_row, encode_row, row_bytes
+from dolphin.scan.scanner import Scanner
+from dolphin.services.clock import VirtualClock
+from dolphin.services.home import Home, SystemSettings
+from dolphin.services.kill_switch import KillSwitch
+from dolphin.services.oracle import OracleService, chosen
+from dolphin.services.service import Alert, Context
+
+SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDT")
+T0 = day_start_ns("2026-01-05")
+N_BARS = 800
+
+
+def prices() -> np.ndarray:
+    draw = np.random.default_rng(3)
+    steps = 0.002 * draw.standard_normal((N_BARS, len(SYMBOLS))) + 0.001 * draw.standard_normal((N_BARS, 1))
+    made = 100.0 * np.exp(np.cumsum(steps, axis=0))
+    made[770, 1] = np.nan  # missing
+    made[775, 2] *= 20.0  # held back
+    made[780:783, 3] *= 20.0  # a new base at the third
+    return made
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Scan]]:
+    """A store and a ring as the scanner leaves them."""
+    root = tmp_path_factory.mktemp("market")
+    store, ring = ScanStore(root), PriceRing(root / "price_ring.bin", row_bytes(4), "u" * 16)
+    scanner, scans = Scanner(SYMBOLS), []
+    for k, row in enumerate(prices()):
+        step = scanner.update(Bar(T0 + k * 5 * NS_PER_S, row), len(scans) + 1)
+        ring.append(encode_row(scanner.ring_row()))
+        if step.scan is not None:
+            store.write(step.scan)
+            scans.append(step.scan)
+    ring.close()
+    return root, scans
+
+
+def test_every_scan_certifies_again_to_the_bit(market: tuple[Path, list[Scan]]) -> None:
+    root, scans = market
+    rows = [decode_row(row) for row in read_rows(root / "price_ring.bin", row_bytes(4))]
+    assert len(rows) == N_BARS
+    outcomes = set()
+    for scan in scans:
+        upto = [row for row in rows if row.timestamp_ns <= scan.timestamp_ns]
+        assert differences(scan, recertified(SYMBOLS, upto, scan.scan_number)) == ()
+        outcomes |= set(scan.outcome)
+    # The market had what makes rows differ from prices.
+    assert {"ok", "rejected"} <= outcomes
+
+
+@pytest.mark.parametrize("name", ["w50_velocity", "w750_lambda_max", "vel_div", "w300_rotation"])
+def test_one_bit_is_seen(name: str, market: tuple[Path, list[Scan]]) -> None:
+    root, scans = market
+    rows = [decode_row(row) for row in read_rows(root / "price_ring.bin", row_bytes(4))]
+    scan = scans[-1]
+    altered = msgspec.structs.replace(scan, **{name: float(np.nextafter(getattr(scan, name), np.inf))})
+    assert differences(altered, recertified(SYMBOLS, rows, scan.scan_number)) == (name,)
+
+
+def test_too_few_rows_prove_nothing(market: tuple[Path, list[Scan]]) -> None:
+    root, scans = market
+    rows = [decode_row(row) for row in read_rows(root / "price_ring.bin", row_bytes(4))]
+    with pytest.raises(DataError, match="a scan needs 752"):
+        recertified(SYMBOLS, rows[:751], scans[0].scan_number)
+
+
+def test_a_ring_that_is_torn_foreign_or_gone(tmp_path: Path, market: tuple[Path, list[Scan]]) -> None:
+    content = (market[0] / "price_ring.bin").read_bytes()
+    torn = tmp_path / "torn.bin"
+    torn.write_bytes(content[:-5])
+    assert len(read_rows(torn, row_bytes(4))) == N_BARS - 1
+    torn.write_bytes(content[:-200] + b"\0" * 100)
+    assert 0 < len(read_rows(torn, row_bytes(4))) < N_BARS - 1
+    with pytest.raises(DataError, match="holds no rows"):
+        read_rows(torn, row_bytes(5))
+    with pytest.raises(StoreError, match="cannot be read"):
+        read_rows(tmp_path / "none.bin", row_bytes(4))
+
+
+class System:
+    def __init__(self, root: Path, every: int) -> None:
+        self.home = Home(root)
+        self.memory = InProcessGrid("inline")
+        self.alerts: list[Alert] = []
+        self.context = Context(
+            "oracle", self.home, SystemSettings(oracle_every=every), VirtualClock(T0),
+            TypedGrid(self.memory.peer()), self.alerts.append,
+        )  # fmt: skip
+        self.oracle = OracleService(self.context)
+        self.oracle.start()
+
+
+@pytest.fixture
+def system(tmp_path: Path, market: tuple[Path, list[Scan]]) -> Iterator[System]:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "market").symlink_to(market[0])
+    made = System(home, 1)
+    yield made
+    made.memory.close()
+
+
+def test_live_scans_are_certified_and_counted(system: System, market: tuple[Path, list[Scan]]) -> None:
+    for scan in market[1][-5:]:
+        publish_scan(system.memory, scan)
+        system.oracle.tick()
+    assert system.context.counts == {"certified": 5}
+    assert system.oracle.health() == (True, f"5 certified again, last scan {market[1][-1].scan_number}")
+    assert KillSwitch(system.home.kill_switch).read() is None
+
+
+def test_a_mismatch_engages_the_kill_switch(tmp_path: Path, market: tuple[Path, list[Scan]]) -> None:
+    """A whole, valid file whose numbers are not those of its prices."""
+    home = tmp_path / "home"
+    store = ScanStore(home / "market")
+    scan = market[1][-1]
+    wrong = msgspec.structs.replace(scan, vel_div=scan.vel_div + 1e-9)
+    store.write(wrong)
+    (home / "market" / "price_ring.bin").symlink_to(market[0] / "price_ring.bin")
+    system = System(home, 1)
+    publish_scan(system.memory, wrong)
+    system.oracle.tick()
+    state = KillSwitch(system.home.kill_switch).read()
+    assert state is not None
+    assert (state.state, state.by) == ("HALT", "oracle")
+    assert state.reason == f"scan {scan.scan_number} does not certify again: vel_div differ"
+    assert system.oracle.phase == "halted"
+    assert not system.oracle.health()[0]
+    assert [alert.kind for alert in system.alerts] == ["oracle"]
+    system.memory.close()
+
+
+def test_what_cannot_be_looked_at_is_told_and_is_no_mismatch(system: System) -> None:
+    scan = ScanStore(system.home.market).read(next(iter(ScanStore(system.home.market).folder.glob("*/*"))))
+    publish_scan(system.memory, msgspec.structs.replace(scan, scan_number=9_999))
+    system.oracle.tick()
+    publish_scan(system.memory, msgspec.structs.replace(scan, timestamp_ns=scan.timestamp_ns + 1))
+    system.oracle.tick()
+    assert system.context.counts == {"not_certified": 2}
+    assert system.alerts[0].text.startswith(
+        "scan 9999 could not be certified again"
+    )
+    assert "another scan has its number" in system.alerts[1].text
+    assert KillSwitch(system.home.kill_switch).read() is None
+
+
+def test_what_waits_is_bounded(system: System, market: tuple[Path, list[Scan]]) -> None:
+    for scan in market[1]:
+        publish_scan(system.memory, scan)
+    assert system.oracle.gauges()["waiting"] == 16.0
+    while system.oracle.gauges()["waiting"]:
+        system.oracle.tick()
+    assert system.context.counts["certified"] == 16
+
+
+def test_about_one_in_a_hundred_is_chosen_and_everybody_agrees() -> None:
+    picked = [n for n in range(100_000) if chosen(n, T0 + n * 5 * NS_PER_S, 100)]
+    assert 900 < len(picked) < 1100
+    assert picked == [n for n in range(100_000) if chosen(n, T0 + n * 5 * NS_PER_S, 100)]
