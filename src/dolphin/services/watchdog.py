@@ -262,7 +262,7 @@ class WatchdogService:
         books_ns, depth, fill = self._market(now_ns)
         return StackInputs(
             now_ns=now_ns,
-            nodes=self._nodes(),
+            nodes=self.context.grid.grid.nodes,
             heartbeat_ns=stamps.get(newest),
             heartbeat_by=newest,
             gate=MC_ABSENT if verdict is None else status_of(verdict, None),
@@ -275,12 +275,6 @@ class WatchdogService:
             dvol_ns=None if exf is None else exf.source_ns,
             equity=_equity(self._views["engine"].read()),
         )
-
-    def _nodes(self) -> int:
-        try:
-            return self.context.grid.grid.nodes
-        except GridError:
-            return 0
 
     def _market(self, now_ns: int) -> tuple[int | None, float | None, float | None]:
         """(newest stamp of any book, medians of depth quality and fill probability over the fresh ones)."""

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from dolphin.domain.clock import NS_PER_S
 from dolphin.domain.codes import APEX, HIBERNATE, MC_OK, MC_ORANGE, MC_RED, TURTLE
-from dolphin.risk.stack import CATEGORIES, DVOL_SAMPLES_MAX, StackInputs, StackState, evaluate, is_red
+from dolphin.risk.stack import (
+    CATEGORIES,
+    DVOL_SAMPLES_MAX,
+    Evaluation,
+    StackInputs,
+    StackState,
+    evaluate,
+    is_red,
+)
 from dolphin.risk.survival import (
     capital_category,
     environment_category,
@@ -113,6 +121,22 @@ def test_a_spike_is_more_than_a_tenth_over_the_median_of_the_hour() -> None:
     assert stack.after(60, dvol=60.07, dvol_ns=4)["environment"]["minutes_since_spike"] == 0.0
 
 
+def test_a_spike_lasts_as_long_as_its_value_is_the_newest() -> None:
+    """A push is looked at six times a minute, and must not become part of its own measure."""
+    stack = Stack()
+    stack.after(0, dvol=50.0, dvol_ns=1)
+    for _ in range(6):
+        told = stack.after(10, dvol=56.0, dvol_ns=2)
+        assert told["environment"]["minutes_since_spike"] == 0.0
+
+
+def test_a_stamp_of_the_future_was_made_now_at_the_latest() -> None:
+    stack = Stack()
+    stack.after(0, heartbeat_ns=NOW + HOUR, heartbeat_by="scanner")
+    assert stack.after(30, heartbeat_ns=NOW + HOUR)["invariant"]["value"] == 1.0
+    assert stack.after(1, heartbeat_ns=NOW + HOUR)["invariant"]["value"] == 0.0
+
+
 def test_what_is_older_than_an_hour_is_no_measure() -> None:
     stack = Stack()
     stack.after(0, dvol=50.0, dvol_ns=1)
@@ -169,17 +193,23 @@ def test_two_below_and_five_above_with_equal_levels_between_resetting() -> None:
 
 def test_the_category_that_moved_most_is_named() -> None:
     state = evaluate(None, inputs(equity=1000.0)).state
-    for k in (1, 2):
-        made = evaluate(
-            state,
-            inputs(
-                NOW + k * MIN, equity=990.0, books_ns=NOW + k * MIN, depth_quality=0.3, fill_probability=0.5
-            ),
-        )
-        state = made.state
+
+    def twice(minute: int, equity: float) -> Evaluation:
+        nonlocal state
+        for k in (minute, minute + 1):
+            at_ns = NOW + k * MIN
+            books = {"books_ns": at_ns, "depth_quality": 0.5, "fill_probability": 0.5}
+            made = evaluate(state, inputs(at_ns, equity=equity, **books))
+            state = made.state
+        return made
+
+    made = twice(1, 990.0)
     assert made.changed
     assert made.moved == "microstructure"
     assert set(made.sensors) == set(CATEGORIES)
+    made = twice(3, 915.0)
+    assert made.changed
+    assert made.moved == "capital", "what had moved before is no news"
 
 
 steps = st.lists(

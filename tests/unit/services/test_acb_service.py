@@ -16,8 +16,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "sim"))
 from scan_market import scans
 
 from dolphin.domain.clock import NS_PER_DAY, NS_PER_S, iso_from_ns
+from dolphin.grid.payloads import AcbBoost
 from dolphin.grid.port import GridUnreachable
-from dolphin.grid.topics import ACB_BOOST, ACB_STATE, SCAN_LOG
+from dolphin.grid.topics import ACB_BOOST, ACB_STATE, SCAN_LOG, SCAN_LOG_CAPACITY
 from dolphin.grid.typed import TypedGrid, publish_scan
 from dolphin.risk.breaker_day import BreakerDay
 from dolphin.services.acb import AcbService
@@ -237,6 +238,27 @@ def test_a_late_write_of_the_old_one_is_refused(system: RiskSystem) -> None:
     assert system.boost() == written
     assert first.phase == "standby"
     assert len(system.told("fence")) == 1
+
+
+def test_a_word_of_a_higher_fence_is_outbid_by_a_new_term(system: RiskSystem) -> None:
+    """As it is when the lock's memory was lost and the map's was not."""
+    foreign = AcbBoost(
+        boost=1.0, beta=0.2, signals=0.0, day="2026-03-02", fence=50, updated_at=iso_from_ns(NOON)
+    )
+    system.door.put(ACB_BOOST, foreign)
+    acb = system.start(AcbService)
+    system.step()
+    assert system.boost() == foreign
+    assert acb.phase == "standby"
+    system.pass_s(5)
+    assert (acb.phase, system.boost().fence) == ("running", 51)
+
+
+def test_a_scan_of_the_log_is_read_once(system: RiskSystem) -> None:
+    acb = system.start(AcbService)
+    system.door.grid.log(SCAN_LOG, SCAN_LOG_CAPACITY).append(b"no scan")
+    system.pass_s(60)
+    assert acb.context.grid.rejections.total == 1
 
 
 def test_an_old_one_does_not_overwrite_the_newer_ones_state(system: RiskSystem) -> None:

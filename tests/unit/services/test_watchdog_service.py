@@ -209,6 +209,44 @@ def test_a_second_watchdog_stands_by_and_takes_over(system: RiskSystem) -> None:
     assert (second.phase, safety.fence, safety.posture) == ("running", 2, "HIBERNATE")
 
 
+def test_a_reconnect_between_two_periods_is_no_evaluation(system: RiskSystem) -> None:
+    """The hysteresis counts evaluations: a connection that flickers must not hurry it."""
+    watchdog = system.start(WatchdogService)
+    system.equity(1000.0)
+    system.step()
+    system.equity(900.0)
+    system.pass_s(10)
+    for _ in range(3):
+        system.peer_of(watchdog).drop_connection()
+        system.peer_of(watchdog).restore_connection()
+        system.pass_s(1)
+    safety = system.safety()
+    assert (safety.posture, safety.sensors["below"]) == ("APEX", 1)
+    assert safety.updated_at == iso_from_ns(system.clock.now_ns()), "but it is told again"
+
+
+def test_a_holder_whose_clock_was_set_back_asks_the_grid_all_the_same(system: RiskSystem) -> None:
+    first = system.start(WatchdogService, "watchdog")
+    system.step()
+    system.peer_of(first).lose_session()
+    other = system.memory.peer()
+    other.lock("watchdog_writer").acquire(0.0)
+    system.clock.move_to(system.clock.now_ns() - 3600 * NS_PER_S)
+    system.step()
+    assert first.phase == "standby"
+    other.close()
+
+
+def test_a_standby_takes_over_in_one_step_from_a_grid_that_forgot_all_fences(system: RiskSystem) -> None:
+    first = system.start(WatchdogService, "watchdog")
+    second = system.start(WatchdogService, "watchdog_2")
+    system.pass_s(10)
+    system.kill(first)
+    system.memory.lose_memory()
+    system.step()
+    assert (second.phase, system.safety().fence) == ("running", 2)
+
+
 def test_a_paused_watchdog_writes_nothing_when_it_wakes(system: RiskSystem) -> None:
     first = system.start(WatchdogService, "watchdog")
     system.equity(1000.0)
