@@ -57,7 +57,7 @@ def diagnose(facts: Facts) -> Verdict:
         found = rule.find(facts)
         if found is not None:
             return Verdict(rule.verdict, *found, rule.name)
-    return Verdict(OK, _well(facts), f"nothing to do; watch with: {facts.command('status')} --watch", "ok")
+    return Verdict(OK, _well(facts), f"nothing to do; watch with {facts.command('status --watch')}", "ok")
 
 
 def age(seconds: float) -> str:
@@ -170,7 +170,7 @@ def _ledger(facts: Facts) -> Finding | None:
         return None
     return (
         f"the ledger does not balance, no entries until a person has looked: {facts.trader.halted}",
-        f"dolphin audit {facts.command('').split(' --home ')[1].rstrip('/')}/trader",
+        f"dolphin audit {facts.quoted_home}/trader",
     )
 
 
@@ -200,7 +200,7 @@ def _disk_full(facts: Facts) -> Finding | None:
         return None
     return (
         f"the disk is full ({facts.disk_free_mb:.0f} MB free): no decision can be made durable",
-        f"du -xh --max-depth=2 {facts.command('').split(' --home ')[1]} | sort -h | tail",
+        f"du -xh --max-depth=2 {facts.quoted_home} | sort -h | tail",
     )
 
 
@@ -286,7 +286,7 @@ def _shut(facts: Facts) -> Finding | None:
             if service is None or not service.up:
                 return f"{cause}; the {name} {_state(service)}", _help(facts, name)
         return cause, facts.command("logs scanner")
-    return cause, f"wait, it opens by itself: {facts.command('status')} --watch"
+    return f"{cause}; it opens by itself when that is over", facts.command("status --watch")
 
 
 def _no_trader(facts: Facts) -> Finding | None:
@@ -342,7 +342,7 @@ def _capped(facts: Facts) -> Finding | None:
     weakest = f"; weakest is {safety.weakest}" if safety.weakest else ""
     return (
         f"posture STALKER (Rm {safety.rm:.2f}): trading goes on with a leverage of at most 2{weakest}",
-        f"wait, it opens by itself: {facts.command('status')} --watch",
+        facts.command("status --watch"),
     )
 
 
@@ -439,7 +439,7 @@ def _disk_low(facts: Facts) -> Finding | None:
         return None
     return (
         f"the disk has {facts.disk_free_mb:.0f} MB left; a day of 5 s scans takes about 200",
-        f"du -xh --max-depth=2 {facts.command('').split(' --home ')[1]} | sort -h | tail",
+        f"du -xh --max-depth=2 {facts.quoted_home} | sort -h | tail",
     )
 
 

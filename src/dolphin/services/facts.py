@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from dolphin.services.table import BY_NAME, TRADING
+from dolphin.services.table import BY_NAME
 
 #: Traders are started by hand: one that is stopped is an intention.
 TRADERS = ("trader", "trader_standby")
@@ -148,7 +148,12 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     def command(self, words: str) -> str:
         """`dolphin WORDS --home HOME`, to be pasted."""
-        return f"dolphin {words} --home {shlex.quote(self.home)}"
+        return f"dolphin {words} --home {self.quoted_home}"
+
+    @property
+    def quoted_home(self) -> str:
+        """The home as a shell takes it."""
+        return shlex.quote(self.home)
 
     def service(self, name: str) -> ServiceFact | None:
         """One service, None when neither manager nor heartbeat tells of it."""
@@ -156,9 +161,15 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def trader_alive(self) -> bool:
-        """Whether any trader can manage a position: the manager says so, or where it is gone its heart."""
+        """Whether any trader can manage a position: the manager says so, or where it is gone a heartbeat or a
+        decision of just now.
+        """
         found = [service for name in TRADERS if (service := self.service(name)) is not None]
-        return any(service.up if self.manager == "up" else service.beats for service in found)
+        if self.manager == "up":
+            return any(service.up for service in found)
+        bar_age_s = None if self.trader is None else self.trader.bar_age_s
+        decides = bar_age_s is not None and bar_age_s <= BEAT_AGE_MAX_S
+        return decides or any(service.beats for service in found)
 
     @property
     def anything_alive(self) -> bool:
@@ -168,7 +179,3 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     def expected(self) -> tuple[str, ...]:
         """Services that run in a whole system: all of the table but the traders."""
         return tuple(name for name in BY_NAME if name not in TRADERS)
-
-    def starting(self) -> bool:
-        """Whether the trading group was started at all."""
-        return any(s.state != "STOPPED" for s in self.services if BY_NAME[s.name].group == TRADING)

@@ -52,6 +52,9 @@ LEASE_CHECK_NS = 5 * NS_PER_S
 #: With the grid away, how often the store is looked through for new scans.
 STORE_LOOK_NS = 2 * NS_PER_S
 
+#: How long a standby leaves the first trader to start, when both are started together.
+STANDBY_PATIENCE_NS = 120 * NS_PER_S
+
 _log = logging.getLogger("dolphin.trader")
 
 
@@ -81,6 +84,9 @@ class TraderService:
         self._counted: Counter[str] = Counter()
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._listening = False
+        self._first_to_lead = context.name != "trader_standby"
+        self._leader_seen = False
+        self._started_ns = context.clock.now_ns()
         self._owner = f"{context.name}:{os.getpid()}"
 
     # what the host asks
@@ -246,6 +252,8 @@ class TraderService:
         """Take the lock if it is free, and with it the journal."""
         path = self.context.home.trader / JOURNAL_FILE
         lock = self.context.grid.grid.lock(f"trader_{self.context.settings.deployment}")
+        if not self._may_begin(lock):
+            return
         try:
             fence = lock.acquire(0.0, floor=highest_fence(path))
         except LockTimeout:
@@ -269,6 +277,18 @@ class TraderService:
         else:
             self._lock = lock
             self._checked_ns = self.context.clock.now_ns()
+
+    def _may_begin(self, lock: FencedLock) -> bool:
+        """A standby that has seen no leader yet leaves the first one time to start."""
+        if self._first_to_lead or self._leader_seen:
+            return True
+        waited_ns = self.context.clock.now_ns() - self._started_ns
+        if lock.locked():
+            self._leader_seen = True
+        elif 0 <= waited_ns < STANDBY_PATIENCE_NS:
+            self._why = "waits for the first trader"
+            return False
+        return True
 
     def _take_over(self, path: Path, fence: int) -> None:
         identity = self._identity
