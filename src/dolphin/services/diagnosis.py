@@ -119,7 +119,7 @@ def _no_home(facts: Facts) -> Finding | None:
 def _settings(facts: Facts) -> Finding | None:
     if not facts.settings_trouble:
         return None
-    return facts.settings_trouble, "dolphin doctor"
+    return facts.settings_trouble, f"ls -la {facts.quoted_home}"
 
 
 # --- money --------------------------------------------------------------------------------------------------
@@ -257,7 +257,8 @@ def _no_posture(facts: Facts) -> Finding | None:
             "dolphin doctor",
         )
     return (
-        f"the posture is {age(safety.age_s)} old, so traders act as HIBERNATE: the watchdog {_state(watchdog)}",
+        f"the posture is {age(safety.age_s)} old, so traders act as HIBERNATE:"
+        f" the watchdog {_state(watchdog)}",
         _help(facts, "watchdog"),
     )
 
@@ -294,7 +295,11 @@ def _no_trader(facts: Facts) -> Finding | None:
         return None
     service = facts.service("trader")
     if service is None or service.state == "STOPPED":
-        who = f"was stopped by {service.held_by}" if service is not None and service.held_by else "is not started"
+        who = (
+            f"was stopped by {service.held_by}"
+            if service is not None and service.held_by
+            else "is not started"
+        )
         return f"the trader {who}; no position is open, nothing is at risk", facts.command("up trader")
     return f"the trader {_state(service)}; no position is open", _help(facts, "trader")
 
