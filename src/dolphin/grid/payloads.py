@@ -389,7 +389,11 @@ class AcbState(AcbBoost, frozen=True, kw_only=True):
 
 
 class ForewarnerPayload(Payload, frozen=True, kw_only=True):
-    """The forewarner's verdict. `status` is a colour for people; `gate` is the rule that decides."""
+    """The forewarner's verdict. `status` is a colour for people; `gate` is the rule that decides.
+
+    `drill_until` (Unix s) marks a planted verdict of `dolphin verify`: the watchdog counts it until then, hosts
+    never do.
+    """
 
     SOURCE: ClassVar[str] = "timestamp"
     ISO: ClassVar[tuple[str, ...]] = ("timestamp",)
@@ -400,6 +404,7 @@ class ForewarnerPayload(Payload, frozen=True, kw_only=True):
     envelope_score: float
     source: Literal["REAL_MODEL", "FALLBACK_NO_DATA", "FALLBACK_ERROR"]
     timestamp: str
+    drill_until: NonNegative | None = None
 
 
 class ExfPayload(Payload, frozen=True, kw_only=True):

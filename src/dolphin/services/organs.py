@@ -54,7 +54,8 @@ class _Organ(Generic[P]):
     def read(self) -> Reading[P] | None:
         """The grid's word, else the last one that was heard."""
         reading = self._view.read()
-        if reading is not None:
+        # A verdict that a drill has planted is the watchdog's business: nothing is traded on it.
+        if reading is not None and getattr(reading.payload, "drill_until", None) is None:
             self._last = reading
         return self._last
 

@@ -19,7 +19,7 @@ from dolphin.domain.clock import NS_PER_S, iso_from_ns
 from dolphin.domain.codes import MC_ABSENT, POSTURES
 from dolphin.domain.errors import StoreError
 from dolphin.grid.near_view import NearView, Reading
-from dolphin.grid.payloads import PayloadRejected, SafetyPayload, ShardFeatures
+from dolphin.grid.payloads import ForewarnerPayload, PayloadRejected, SafetyPayload, ShardFeatures
 from dolphin.grid.port import ConnectionEvent, ConnectionState, GridError, Subscription
 from dolphin.grid.shards import N_SHARDS
 from dolphin.grid.topics import (
@@ -267,7 +267,7 @@ class WatchdogService:
             heartbeat_by=newest,
             gate=MC_ABSENT if verdict is None else status_of(verdict, None),
             gate_ns=None if verdict is None else verdict.source_ns,
-            gate_real=verdict is not None and verdict.payload.source == REAL_MODEL,
+            gate_real=verdict is not None and _real(verdict.payload, now_ns),
             books_ns=books_ns,
             depth_quality=depth,
             fill_probability=fill,
@@ -289,6 +289,12 @@ class WatchdogService:
             median([f.depth_quality for f in fresh]) if fresh else None,
             median([f.fill_probability for f in fresh]) if fresh else None,
         )
+
+
+def _real(verdict: ForewarnerPayload, now_ns: int) -> bool:
+    """Whether models gave it; a planted verdict counts as theirs until its drill ends."""
+    ended = verdict.drill_until is not None and now_ns >= verdict.drill_until * NS_PER_S
+    return verdict.source == REAL_MODEL and not ended
 
 
 def _equity(reading: Reading[Any] | None) -> float | None:
