@@ -46,16 +46,22 @@ class ScansRead(msgspec.Struct, frozen=True):
 
 
 def publish_scan(
-    grid: Grid, scan: Scan, *, bridge_ts: float | None = None, file_mtime: float | None = None
+    grid: Grid,
+    scan: Scan,
+    *,
+    bridge_ts: float | None = None,
+    file_mtime: float | None = None,
+    latest: bool = True,
 ) -> int:
     """Append `scan` to the log, then make it the latest. `bridge_ts`, `file_mtime` are Unix seconds.
 
-    Returns its sequence in the log. Raises PayloadRejected when the scan breaks its declaration, GridError.
+    latest : False for a scan of the past, which belongs into the log alone. Returns its sequence in the log. Raises PayloadRejected when the scan breaks its declaration, GridError.
     """
     payload = ScanPayload.from_scan(scan, bridge_ts=bridge_ts, file_mtime=file_mtime)
     data = _checked(SCAN, SCAN.map_template, SCAN.key_template, payload)
     sequence = grid.log(SCAN_LOG, SCAN_LOG_CAPACITY).append(data)
-    grid.map(SCAN.map_template).put(SCAN.key_template, data)
+    if latest:
+        grid.map(SCAN.map_template).put(SCAN.key_template, data)
     return sequence
 
 

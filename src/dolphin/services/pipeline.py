@@ -93,9 +93,16 @@ class ScanPipeline:
     included; where a feed has no end and gives its past no more, since this process began.
     """
 
-    def __init__(self, feed: Feed, root: Path, path: ScanPath = "fast") -> None:
+    def __init__(self, feed: Feed, root: Path, path: ScanPath = "fast", *, live: bool = False) -> None:
+        """live : for a system that goes on whatever was lost. Scans are flushed, so that no loss of power
+        leaves the ring ahead of the store; numbers go on behind the store's highest, from 1 in an empty one;
+        a ring that was lost is filled again from the feed's start, and what is stored is not stored twice.
+
+        Raises StoreError and DataError.
+        """
         self.feed = feed
-        self.store = ScanStore(root)
+        self.store = ScanStore(root, fsync=live)
+        self._live = live
         self.counts: Counter[str] = Counter()
         #: By symbol: prices held back or taken as a base, and the scans in which it had no variance.
         self.counts_of_assets: dict[str, Counter[str]] = {}
@@ -126,7 +133,10 @@ class ScanPipeline:
         )
         self._resumed_ns = rows[-1].timestamp_ns if rows else -1
         self._next_number = 1
-        if rows:
+        self._stored_ns = -1
+        if self._live:
+            self._go_on(len(rows))
+        elif rows:
             self._next_number, newest_ns = self._number_after(self._resumed_ns)
             if len(rows) >= WARMUP_PRICES and newest_ns != self._resumed_ns:
                 self.rewind(f"the scan of {iso_from_ns(self._resumed_ns)} is not in {self.store.folder}")
@@ -147,6 +157,28 @@ class ScanPipeline:
         self.scanner = Scanner(self.feed.symbols, path=self._path)
         self._resumed_ns = -1
         self._next_number = 1
+
+    def _go_on(self, n_rows: int) -> None:
+        """A live system's number and how far its scans are stored; the newest readable one of ours says."""
+        self._next_number = number = self.store.next_scan_number()
+        while number > 1 and self._stored_ns < 0:
+            number -= 1
+            path = self.store.find(number)
+            if path is None:
+                continue
+            try:
+                scan = self.store.read(path)
+            except DataError as error:
+                self.store.quarantine(path, str(error))
+            else:
+                if scan.universe_id == universe_id(self.feed.symbols):
+                    self._stored_ns = scan.timestamp_ns
+        if n_rows >= WARMUP_PRICES and self._stored_ns < self._resumed_ns:
+            text = f"the scan of {iso_from_ns(self._resumed_ns)} is not in {self.store.folder}: numbers go on"
+            self.events.append(Event(self._resumed_ns, "number_reset", f"{text} from {self._next_number}"))
+        elif not n_rows and self._stored_ns >= 0:
+            text = f"the price ring is lost: the feed is folded again up to {iso_from_ns(self._stored_ns)}"
+            self.events.append(Event(self._stored_ns, "ring_lost", text))
 
     def _number_after(self, timestamp_ns: int) -> tuple[int, int]:
         """Number of the first stored scan after an instant, else the next free one; stamp of the one before.
@@ -204,11 +236,14 @@ class ScanPipeline:
             self.events.append(Event(bar.timestamp_ns, "refused", step.refused))
             return None
         self._tell(step.events)
-        if step.scan is not None:
-            self.store.write(step.scan)
+        scan = step.scan
+        if scan is not None and scan.timestamp_ns > self._stored_ns:
+            self.store.write(scan)
             self._next_number += 1
+        else:
+            scan = None
         self._ring.append(encode_row(self.scanner.ring_row()))
-        return step.scan
+        return scan
 
     def _tell(self, events: tuple[ScanEvent, ...]) -> None:
         """Count every event; keep its text only when it is new, so that a lasting state is told once."""

@@ -3,6 +3,7 @@
 Entry point: `ScannerService`. The bridge brings scans to the grid, so that a scanner needs no grid to go on
 and a scan that is in the store is never lost to one. A restart takes the price ring up and goes on with the
 next bar; the bars that came meanwhile are made up for, a bounded number a tick, so that heartbeats go on.
+Ring or store may be lost: `ScanPipeline` with `live` goes on without them, with new stamps in any case.
 """
 
 from __future__ import annotations
@@ -37,12 +38,20 @@ class ScannerService:
         self._feed: PacedFeed | None = None
         self._last_ns: int | None = None
         self._trouble = ""
+        self._reopen = False
 
     @property
     def phase(self) -> str:
-        """See `Service.phase`."""
-        warm_up = self._pipeline is None or self._pipeline.scanner.bars < WARMUP_PRICES
-        return "warmup" if warm_up else "running"
+        """`warmup`, `running`, or `ended` once the feed has given its last bar."""
+        if self._pipeline is None or self._pipeline.scanner.bars < WARMUP_PRICES:
+            return "warmup"
+        return "ended" if self._feed is not None and self._feed.ended else "running"
+
+    @property
+    def progress(self) -> tuple[int, int] | None:
+        """Bars folded and bars needed while it warms up."""
+        bars = 0 if self._pipeline is None else self._pipeline.scanner.bars
+        return (bars, WARMUP_PRICES) if bars < WARMUP_PRICES else None
 
     def health(self) -> tuple[bool, str]:
         """Whether scans are made as bars fall due."""
@@ -74,7 +83,7 @@ class ScannerService:
         feed = PacedFeed(open_market(settings), settings.market_origin_ns)
         warm()
         try:
-            self._pipeline = ScanPipeline(feed, self.context.home.market)
+            self._pipeline = ScanPipeline(feed, self.context.home.market, live=True)
         except BaseException:
             feed.close()
             raise
@@ -90,7 +99,7 @@ class ScannerService:
         feed, pipeline = self._feed, self._pipeline
         if feed is None or pipeline is None:
             return
-        if self._trouble:
+        if self._reopen:
             self._start_again()
             return
         done = 0
@@ -98,13 +107,14 @@ class ScannerService:
             for bar in feed.due(self.context.clock.now_ns(), BARS_A_TICK):
                 done += 1
                 scan = pipeline.on_bar(bar)
+                self._trouble = ""
                 if scan is not None:
                     self._last_ns = scan.timestamp_ns
                     self.context.counts["scans"] += 1
         except StoreError as error:
             # Memory may be ahead of the disk now: it is taken up from there again.
-            self._trouble = str(error)
-            self.context.tell("stale_scan", f"the scanner cannot write: {error}")
+            self._reopen = True
+            self._tell_trouble(str(error))
             return
         for event in pipeline.take_events():
             self.context.counts[f"bars_{event.kind}"] += 1
@@ -112,14 +122,20 @@ class ScannerService:
         if done == BARS_A_TICK:
             self.context.wake.set()
 
+    def _tell_trouble(self, trouble: str) -> None:
+        """Told once, and in force until a bar was kept again."""
+        if not self._trouble:
+            self.context.tell("stale_scan", f"the scanner cannot write: {trouble}")
+        self._trouble = trouble
+
     def _start_again(self) -> None:
         self.stop()
         try:
             self.start()
         except StoreError as error:
-            self._trouble = str(error)
+            self._tell_trouble(str(error))
         else:
-            self._trouble = ""
+            self._reopen = False
 
     def stop(self) -> None:
         """Release the store; what is written is whole."""

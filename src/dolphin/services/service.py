@@ -150,7 +150,9 @@ class Hosted:
             self.grid_error = ""
 
     def _beat(self, now_ns: int) -> None:
-        beat = Heartbeat.at(self.context.name, self.service.phase, now_ns)
+        # A service that warms up tells how far it is: bars, of how many.
+        bars, of = getattr(self.service, "progress", None) or (None, None)
+        beat = Heartbeat.at(self.context.name, self.service.phase, now_ns, bars=bars, of=of)
         try:
             self.context.grid.put(HEARTBEAT, beat, service=self.context.name)
             self.context.grid.put(HEARTBEAT_LATEST, beat)
