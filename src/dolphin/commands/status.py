@@ -121,6 +121,8 @@ def _age(seconds: float | None) -> str:
 
 
 def _summary(facts: Facts) -> Iterator[str]:
+    from dolphin.services.diagnosis import WELL
+
     grid, safety, switch, trader, health = facts.grid, facts.safety, facts.switch, facts.trader, facts.health
     state = (
         f"connected, {grid.nodes} of {len(grid.members)} members"
@@ -131,31 +133,30 @@ def _summary(facts: Facts) -> Iterator[str]:
     )
     yield _cut(f"grid       {state}  ({', '.join(grid.members)})")
     if safety is None:
-        yield "posture    unknown"
+        yield f"posture    {'none yet' if grid.connected else 'unknown: the grid is away'}"
     else:
-        value = (
-            "" if safety.weakest_value is None else f", weakest {safety.weakest} {safety.weakest_value:.2f}"
-        )
+        least = safety.weakest_value
+        value = "" if least is None or least >= WELL else f", weakest {safety.weakest} {least:.2f}"
         yield _cut(f"posture    {safety.posture}, Rm {safety.rm:.2f}{value}  ({_age(safety.age_s)} old)")
     yield _cut(f"switch     {'off' if switch is None else switch.told}")
     if trader is None:
         yield f"trader     {'nothing decided yet' if not facts.trader_trouble else 'journal not readable'}"
     else:
         yield from _trader(facts)
-    scan = (
-        "none seen"
-        if facts.scan_age_s is None
-        else f"number {facts.scan_number}, {_age(facts.scan_age_s)} old"
-    )
+    scan = "none yet" if grid.connected else "unknown: the grid is away"
+    if facts.scan_age_s is not None:
+        scan = f"number {facts.scan_number}, {_age(facts.scan_age_s)} old"
     yield f"last scan  {scan}"
     if health is None:
         yield "health     unknown"
     else:
-        yield _cut(
-            f"health     {health.status} {health.rm_meta:.2f}: control {health.m4:.1f},"
-            f" services {health.m1:.2f}, freshness {health.m3:.2f}, coherence {health.m5:.1f}"
+        notable = ", ".join(f"{key} {word}" for key, word in health.keys.items() if word != "fresh")
+        told = f": {notable}" if notable else ""
+        yield _cut(f"health     {health.status} {health.rm_meta:.2f}  ({_age(health.age_s)} old){told}")
+        yield (
+            f"           control {health.m4:.1f}, services {health.m1:.2f}, freshness {health.m3:.2f},"
+            f" coherence {health.m5:.1f}, hearts {health.m2:.2f}"
         )
-        yield _cut(f"           heartbeats {health.m2:.2f}  ({_age(health.age_s)} old)")
     if facts.disk_free_mb is not None:
         yield f"disk       {facts.disk_free_mb / 1000:,.1f} GB free"
 
@@ -197,7 +198,7 @@ def _services(facts: Facts) -> Iterator[str]:
     if not facts.services:
         yield f"services   none{told}"
         return
-    yield f"services        state      up           heartbeat    phase     restarts{told}"[:WIDTH]
+    yield "services        state     up          heartbeat  phase    restarts"
     if facts.manager != "up":
         yield f"                {told.strip()}"
     for service in facts.services:
@@ -205,10 +206,13 @@ def _services(facts: Facts) -> Iterator[str]:
 
 
 def _service(service: ServiceFact) -> str:
-    up = _age(service.uptime_s) if service.pid else "–"
-    held = f"held by {service.held_by}" if service.held_by else ""
+    gone = service.state not in ("", "RUNNING", "STARTING", "STOPPING")
+    up = _age(service.uptime_s) if service.pid and service.state else "–"
+    phase = "–" if gone else service.phase or "–"
     restarts = "–" if service.restarts is None else str(service.restarts)
+    state = service.state or ("alive" if service.pid else "gone")
+    held = f"held by {service.held_by}" if service.held_by else ""
     return (
-        f"{service.name:<15} {service.state or '?':<10} {up:<12} {_age(service.beat_age_s):<12}"
-        f" {service.phase or '–':<9} {restarts:<8} {held}"
+        f"{service.name:<15} {state:<9} {up:<11} {_age(service.beat_age_s):<10}"
+        f" {phase:<8} {restarts:<9}{held}"
     )

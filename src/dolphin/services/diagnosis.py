@@ -8,10 +8,11 @@ An action is one command that a tired person can paste and that cannot make thin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from dolphin.services.facts import BEAT_AGE_MAX_S, TRADERS, Facts, PositionFact, ServiceFact
+from dolphin.services.facts import BEAT_AGE_MAX_S, TRADERS, Facts, PositionFact, SafetyFact, ServiceFact
 
 OK: Final = "OK"
 MONEY_AT_RISK: Final = "MONEY AT RISK"
@@ -26,6 +27,8 @@ SAFETY_AGE_MAX_S: Final = 30.0
 STALE_S: Final = 120.0
 #: How far decisions may lie behind the scans.
 BEHIND_S: Final = 30.0
+#: A category of the survival stack above this shuts nothing; without any drawdown capital stands at 0.97.
+WELL: Final = 0.9
 HEALTH_AGE_MAX_S: Final = 45.0
 DISK_FULL_MB: Final = 50.0
 DISK_LOW_MB: Final = 1000.0
@@ -56,7 +59,11 @@ def diagnose(facts: Facts) -> Verdict:
     for rule in RULES:
         found = rule.find(facts)
         if found is not None:
-            return Verdict(rule.verdict, *found, rule.name)
+            word = rule.verdict
+            if word == DEGRADED and facts.safety is not None and facts.safety.posture in _SHUT:
+                # The door opens by itself; what can be done something about speaks, and trading is halted.
+                word = HALTED
+            return Verdict(word, *found, rule.name)
     return Verdict(OK, _well(facts), f"nothing to do; watch with {facts.command('status --watch')}", "ok")
 
 
@@ -82,6 +89,8 @@ def _state(service: ServiceFact | None) -> str:
         return "is not there"
     if service.held_by:
         return f"was stopped by {service.held_by}"
+    if service.state == "EXITED" and service.exit_status < 0:
+        return "was killed"
     if service.state == "EXITED":
         return f"ended with status {service.exit_status}"
     return {
@@ -213,12 +222,16 @@ def _journal(facts: Facts) -> Finding | None:
 # --- what stops everything ----------------------------------------------------------------------------------
 
 
+def _manager_log(facts: Facts) -> str:
+    return f"tail -n 50 {facts.quoted_home}/logs/supervisord.log"
+
+
 def _nothing_runs(facts: Facts) -> Finding | None:
     if facts.manager == "up" or facts.anything_alive:
         return None
     if facts.manager == "silent":
-        return f"the process manager is there and does not answer: {facts.manager_trouble}", (
-            facts.command("down")
+        return f"no service is alive, and the process manager does not answer: {facts.manager_trouble}", (
+            _manager_log(facts)
         )
     grid = "the grid is up" if facts.grid.port_open else "neither is the grid"
     return f"the process manager is not running and no service is alive; {grid}", facts.command("up")
@@ -236,6 +249,8 @@ def _grid(facts: Facts) -> Finding | None:
     effect = "traders act as HIBERNATE 30 s later"
     if not grid.ours:
         return f"{why}; {effect}; somebody else runs it", facts.command("status --watch")
+    if grid.port_open:
+        return f"{why}; {effect}", f"tail -n 50 {facts.quoted_home}/grid/*.log"
     return f"{why}; {effect}", facts.command("up")
 
 
@@ -272,13 +287,29 @@ _ORGANS: Final = {
 }
 
 
+_SHUT: Final = {"HIBERNATE": "positions are closed, no entries", "TURTLE": "no new entries"}
+
+
+def _opening(facts: Facts) -> Finding | None:
+    safety = facts.safety
+    if safety is None or safety.posture not in _SHUT:
+        return None
+    minutes = _minutes_left(safety)
+    if minutes is None:
+        return None
+    return (
+        f"posture {safety.posture} (Rm {safety.rm:.2f}): {_SHUT[safety.posture]}; what shut it is over,"
+        f" and Rm rises slowly: about {minutes} min more",
+        facts.command("status --watch"),
+    )
+
+
 def _shut(facts: Facts) -> Finding | None:
     safety = facts.safety
-    if safety is None or safety.posture not in ("HIBERNATE", "TURTLE"):
+    if safety is None or safety.posture not in _SHUT or _minutes_left(safety) is not None:
         return None
-    effect = "positions are closed, no entries" if safety.posture == "HIBERNATE" else "no new entries"
-    cause = f"posture {safety.posture} (Rm {safety.rm:.2f}): {effect}"
-    if safety.weakest_value is not None and safety.weakest_value < 1.0:
+    cause = f"posture {safety.posture} (Rm {safety.rm:.2f}): {_SHUT[safety.posture]}"
+    if safety.weakest_value is not None and safety.weakest_value < WELL:
         cause += f"; weakest is {safety.weakest} at {safety.weakest_value:.2f}"
         cause += f": {_ORGANS[safety.weakest]}" if safety.weakest in _ORGANS else ""
     if safety.weakest == "invariant" and safety.weakest_value == 0.0:
@@ -288,6 +319,19 @@ def _shut(facts: Facts) -> Finding | None:
                 return f"{cause}; the {name} {_state(service)}", _help(facts, name)
         return cause, facts.command("logs scanner")
     return f"{cause}; it opens by itself when that is over", facts.command("status --watch")
+
+
+def _minutes_left(safety: SafetyFact) -> int | None:
+    """How long Rm still rises to the level of the next posture; None while its target lies below that.
+
+    A rise is 2 % of the way a minute, and at most 0.05 a minute (spec 05, section 2), which 2 % never reach.
+    """
+    level = {"HIBERNATE": 0.50, "TURTLE": 0.75}[safety.posture]
+    if safety.target is None or safety.target <= level:
+        return None
+    if safety.rm >= level:
+        return 1
+    return 1 + math.ceil(math.log((safety.target - safety.rm) / (safety.target - level)) / 0.02)
 
 
 def _no_trader(facts: Facts) -> Finding | None:
@@ -376,11 +420,11 @@ def _manager(facts: Facts) -> Finding | None:
     if facts.manager == "silent":
         return (
             f"the process manager does not answer, so nothing that dies comes back: {facts.manager_trouble}",
-            facts.command("status --watch"),
+            _manager_log(facts),
         )
     return (
         "the process manager is gone; its services live on, and nothing that dies comes back",
-        f"{facts.command('down')} && {facts.command('up --all')}",
+        facts.command("up"),
     )
 
 
@@ -392,13 +436,21 @@ def _services(facts: Facts) -> Finding | None:
         for name in facts.expected()
         if (service := facts.service(name)) is not None and service.state != "RUNNING"
     ]
+    # A trader that is not started is an intention, one that died is not, though the other one leads.
+    missing += [
+        service
+        for name in TRADERS
+        if (service := facts.service(name)) is not None
+        and service.state in ("FATAL", "EXITED", "BACKOFF")
+        and not service.held_by
+    ]
     # What died before what is stopped, what is stopped before what is on its way.
     order = {"FATAL": 0, "EXITED": 1, "BACKOFF": 2, "STOPPED": 3, "STOPPING": 4}
     missing.sort(key=lambda service: order.get(service.state, 5))
     if not missing:
         return None
     first, more = missing[0], [service.name for service in missing[1:]]
-    rest = f"; nor do {', '.join(more)} run" if more else ""
+    rest = f"; nor {'does' if len(more) == 1 else 'do'} {', '.join(more)} run" if more else ""
     return f"{first.name} {_state(first)}{rest}", _help(facts, first.name)
 
 
@@ -480,6 +532,7 @@ RULES: Final = (
     Rule("hung", DEGRADED, _hung),
     Rule("health", DEGRADED, _health),
     Rule("members", DEGRADED, _members),
+    Rule("opening", HALTED, _opening),
     Rule("disk_low", DEGRADED, _disk_low),
     Rule("stalker", DEGRADED, _capped),
 )

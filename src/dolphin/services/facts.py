@@ -23,6 +23,7 @@ class ServiceFact(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     state: str
+    #: Its process, by the manager's word or by its own lock; 0 without one.
     pid: int = 0
     uptime_s: float = 0.0
     exit_status: int = 0
@@ -38,13 +39,9 @@ class ServiceFact(msgspec.Struct, frozen=True, kw_only=True):
         return self.state in ("RUNNING", "STARTING")
 
     @property
-    def beats(self) -> bool:
-        """It told lately that it works."""
-        return (
-            self.beat_age_s is not None
-            and self.beat_age_s <= BEAT_AGE_MAX_S
-            and self.phase not in ("", "stopped")
-        )
+    def there(self) -> bool:
+        """It is up by the manager's word, or its process lives without any manager."""
+        return self.up or self.pid != 0
 
 
 class GridFact(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,11 +80,12 @@ class TraderFact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SafetyFact(msgspec.Struct, frozen=True, kw_only=True):
-    """The posture as last published, and its weakest category."""
+    """The posture as last published, what Rm moves towards, and its weakest category."""
 
     posture: str
     rm: float
     age_s: float
+    target: float | None = None
     weakest: str = ""
     weakest_value: float | None = None
 
@@ -161,20 +159,13 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def trader_alive(self) -> bool:
-        """Whether any trader can manage a position: the manager says so, or where it is gone a heartbeat or a
-        decision of just now.
-        """
-        found = [service for name in TRADERS if (service := self.service(name)) is not None]
-        if self.manager == "up":
-            return any(service.up for service in found)
-        bar_age_s = None if self.trader is None else self.trader.bar_age_s
-        decides = bar_age_s is not None and bar_age_s <= BEAT_AGE_MAX_S
-        return decides or any(service.beats for service in found)
+        """Whether any trader can manage a position: the manager starts it, or its process is there."""
+        return any(service.there for name in TRADERS if (service := self.service(name)) is not None)
 
     @property
     def anything_alive(self) -> bool:
-        """Whether any service runs at all."""
-        return any(service.up if self.manager == "up" else service.beats for service in self.services)
+        """Whether any service runs, whoever started it."""
+        return any(service.there for service in self.services)
 
     def expected(self) -> tuple[str, ...]:
         """Services that run in a whole system: all of the table but the traders."""

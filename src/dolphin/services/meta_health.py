@@ -54,6 +54,8 @@ TRADERS: Final = ("trader", "trader_standby")
 LOOK_AGE_MAX_NS: Final = 30 * NS_PER_S
 #: Real seconds that a check gives the manager before it goes on with the answer before.
 LOOK_WAIT_S: Final = 0.5
+#: How long the score must be bad to be told: services that start are no emergency.
+RED_AFTER_NS: Final = 20 * NS_PER_S
 #: How often a trouble that lasts is told again.
 REMIND_NS: Final = 300 * NS_PER_S
 ALERT_BELOW: Final = 0.5
@@ -108,6 +110,7 @@ class MetaHealthService:
         self._boost_bytes: bytes | None = None
         self._boost_subscription: Subscription | None = None
         self._troubles: dict[str, int] = {}
+        self._red_since_ns: int | None = None
         self._pids: dict[str, int] = {}
         self._restarts: dict[str, int] = {}
         self.latest: MetaHealth | None = None
@@ -375,8 +378,13 @@ class MetaHealthService:
             f"the process manager does not answer, nothing can be healed: {silence}",
             "the process manager answers again",
         )  # fmt: skip
+        if latest.status not in _LOST:
+            self._red_since_ns = None
+        elif self._red_since_ns is None or now_ns < self._red_since_ns:
+            self._red_since_ns = now_ns
+        red = self._red_since_ns is not None and now_ns - self._red_since_ns >= RED_AFTER_NS
         self._trouble(
-            now_ns, "red", latest.status in _LOST,
+            now_ns, "red", red,
             f"meta-health is {latest.status}: {latest.rm_meta:.2f}", f"meta-health is {latest.status} again",
         )  # fmt: skip
         held = self._held.read()

@@ -35,12 +35,13 @@ from dolphin.services.held import HeldServices
 from dolphin.services.home import Home, SystemSettings
 from dolphin.services.kill_switch import KillSwitch
 from dolphin.services.meta_health import META_HEALTH_FILE
+from dolphin.services.orphans import living
 from dolphin.services.ports import any_open
 from dolphin.services.table import BY_NAME
 
 #: Real seconds for all sources together, and for a first connection to the grid.
-TOGETHER_S: Final = 2.5
-CONNECT_S: Final = 1.8
+TOGETHER_S: Final = 2.2
+CONNECT_S: Final = 1.6
 ALERTS_SHOWN: Final = 5
 
 OpenGrid = Callable[[SystemSettings], Any]
@@ -154,6 +155,7 @@ class Collector:
             "health": health if isinstance(health, dict) else None,
             "switch": KillSwitch(self._home.kill_switch).read(),
             "held": HeldServices(self._home).read(),
+            "living": living(self._home),
             "alerts": [
                 AlertFact(age_s=_age_s(a.at_ns, now_ns), kind=a.kind, service=a.service, text=a.text)
                 for a in read_alerts(self._home, ALERTS_SHOWN)
@@ -277,14 +279,15 @@ def _services(said: Any, grid: dict[str, Any], files: dict[str, Any], now_ns: in
     found: list[ServiceFact] = []
     for name in BY_NAME:
         state, beat = states.get(name), beats.get(name)
-        if state is None and beat is None:
+        pid = files.get("living", {}).get(name, 0)
+        if state is None and beat is None and not pid:
             continue
         hold = held.get(name)
         status = counted.get(name) if isinstance(counted, dict) else None
         found.append(ServiceFact(
             name=name,
             state="" if state is None else state.state,
-            pid=0 if state is None else state.pid,
+            pid=pid if state is None or not state.pid else state.pid,
             uptime_s=0.0 if state is None else state.uptime_s,
             exit_status=0 if state is None else state.exit_status,
             description="" if state is None else state.description,
@@ -309,6 +312,7 @@ def _safety(payload: Any, now_ns: int) -> SafetyFact | None:
         posture=payload.posture,
         rm=payload.rm,
         age_s=_age_s(payload.source_ns() or 0, now_ns),
+        target=float(target) if isinstance(target := payload.sensors.get("target"), (int, float)) else None,
         weakest=weakest,
         weakest_value=values.get(weakest),
     )

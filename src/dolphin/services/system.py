@@ -20,6 +20,7 @@ from dolphin.services.feeds import identity_of, open_market
 from dolphin.services.held import HeldServices
 from dolphin.services.home import GRID_PORT, Home, SystemSettings
 from dolphin.services.member import Member, answers, start_cluster
+from dolphin.services.orphans import stop_orphans
 from dolphin.services.supervision import ServiceState, SupervisionError, Supervisor
 from dolphin.services.table import BY_NAME, SERVICES
 
@@ -131,6 +132,10 @@ def start_services(home: Home, names: Sequence[str], tell: Tell) -> list[Service
     """
     HeldServices(home).release(*names)
     supervisor = Supervisor(home)
+    if not supervisor.running() and supervisor.pid is None:
+        # A trader among them may hold a position: whatever lived is started again.
+        orphans = stop_orphans(home, tell)
+        names = (*names, *(name for name in orphans if name not in names))
     if supervisor.start():
         tell("supervisord: started")
     for name in names:
@@ -165,5 +170,6 @@ def stop_all(home: Home, settings: SystemSettings, tell: Tell, *, keep_grid: boo
         raise SupervisionError(
             f"supervisord (pid {supervisor.pid}) holds {home.root} and does not answer; end it by hand"
         )
+    stop_orphans(home, tell)
     if not keep_grid:
         stop_grid(home, settings, tell)

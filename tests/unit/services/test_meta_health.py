@@ -309,6 +309,28 @@ def test_trouble_that_lasts_is_told_every_five_minutes(machine: Machine) -> None
     assert len(machine.told("manager")) == 3
 
 
+def test_bad_score_is_told_when_it_lasts(machine: Machine) -> None:
+    """Services that start are no emergency."""
+    machine.feed()
+    for name in CRITICAL:
+        machine.manager.put(name, "STARTING")
+    machine.ports["127.0.0.1:5701"] = False
+    assert machine.check().status == "DEAD"
+    machine.after(10)
+    machine.feed()
+    machine.check()
+    assert machine.told("red") == []
+    machine.after(10)
+    machine.feed()
+    machine.check()
+    assert machine.told("red") == ["meta-health is DEAD: 0.25"]
+    for name in CRITICAL:
+        machine.manager.put(name, "RUNNING", pid=7)
+    machine.ports["127.0.0.1:5701"] = True
+    machine.check()
+    assert machine.told("red")[1:] == ["meta-health is GREEN again"]
+
+
 def test_hung_service_shows_in_its_heartbeat(machine: Machine) -> None:
     machine.feed()
     machine.after(60)
