@@ -25,7 +25,7 @@ def replay(journal: Journal, scans: Iterable[Scan], session: Session) -> str:
     scans are those of the store, in any order; those that no bar stands for are left out. Raises DataError
     for a bar without its scan, InvariantError for the first bar that comes out otherwise.
     """
-    wanted = {row[0] for row in journal._rows("SELECT timestamp_ns FROM decisions")}
+    wanted = {timestamp_ns for _, timestamp_ns, _ in journal.equity()}
     found = {
         scan.timestamp_ns: row_from_scan(scan)
         for scan in scans

@@ -254,10 +254,19 @@ class TraderService:
         lock = self.context.grid.grid.lock(f"trader_{self.context.settings.deployment}")
         if not self._may_begin(lock):
             return
+        if lock.locked() and not lock.held():
+            # Asked first, for the floor below costs a look into the journal.
+            self._why = "another trader leads"
+            return
         try:
             fence = lock.acquire(0.0, floor=highest_fence(path))
         except LockTimeout:
             self._why = "another trader leads"
+            return
+        except LockError:
+            # An earlier try had no answer, but took it: the next one begins anew.
+            self._release(lock)
+            self._why = "gives back a lock whose fence it never heard"
             return
         try:
             self._take_over(path, fence)
