@@ -391,8 +391,8 @@ class AcbState(AcbBoost, frozen=True, kw_only=True):
 class ForewarnerPayload(Payload, frozen=True, kw_only=True):
     """The forewarner's verdict. `status` is a colour for people; `gate` is the rule that decides.
 
-    `drill_until` (Unix s) marks a planted verdict of `dolphin verify`: the watchdog counts it until then, hosts
-    never do.
+    `drill_until` (Unix s) marks a planted verdict of `dolphin verify`: the watchdog counts it until then,
+    hosts never do. No other verdict has it.
     """
 
     SOURCE: ClassVar[str] = "timestamp"
@@ -404,7 +404,7 @@ class ForewarnerPayload(Payload, frozen=True, kw_only=True):
     envelope_score: float
     source: Literal["REAL_MODEL", "FALLBACK_NO_DATA", "FALLBACK_ERROR"]
     timestamp: str
-    drill_until: NonNegative | None = None
+    drill_until: NonNegative | msgspec.UnsetType = msgspec.UNSET
 
 
 class ExfPayload(Payload, frozen=True, kw_only=True):

@@ -114,7 +114,7 @@ class Drill:
         """Where nothing stood, nothing stands again."""
         if former is None:
             now = self._path.grid.get(FOREWARNER)
-            if now is not None and now.drill_until is not None:
+            if now is not None and now.drill_until is not msgspec.UNSET:
                 self._path.grid.grid.map(FOREWARNER.map_name()).delete(FOREWARNER.key())
 
 

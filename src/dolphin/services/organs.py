@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
+from msgspec import UNSET
+
 from dolphin.domain.codes import HIBERNATE, posture_code
 from dolphin.grid.near_view import NearView, Reading
 from dolphin.grid.payloads import AcbBoost, ForewarnerPayload, Payload, PayloadRejected, SafetyPayload
@@ -55,7 +57,7 @@ class _Organ(Generic[P]):
         """The grid's word, else the last one that was heard."""
         reading = self._view.read()
         # A verdict that a drill has planted is the watchdog's business: nothing is traded on it.
-        if reading is not None and getattr(reading.payload, "drill_until", None) is None:
+        if reading is not None and getattr(reading.payload, "drill_until", UNSET) is UNSET:
             self._last = reading
         return self._last
 

@@ -293,7 +293,8 @@ class WatchdogService:
 
 def _real(verdict: ForewarnerPayload, now_ns: int) -> bool:
     """Whether models gave it; a planted verdict counts as theirs until its drill ends."""
-    ended = verdict.drill_until is not None and now_ns >= verdict.drill_until * NS_PER_S
+    until_s = verdict.drill_until
+    ended = isinstance(until_s, float) and now_ns >= until_s * NS_PER_S
     return verdict.source == REAL_MODEL and not ended
 
 
