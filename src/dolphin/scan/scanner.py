@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 import numpy as np
 
@@ -174,7 +174,7 @@ class Scanner:
         )
 
     @classmethod
-    def restore(cls, symbols: tuple[str, ...], rows: Sequence[RingRow], *, path: Path = "fast") -> Scanner:
+    def restore(cls, symbols: tuple[str, ...], rows: Sequence[RingRow], *, path: Path = "fast") -> Self:
         """The scanner that accepted `rows` last, oldest first; 752 of them (or all, if fewer) continue bit
         for bit.
 

@@ -3,7 +3,7 @@
 Entry point: `OracleService`. Which scans is a matter of their number and stamp, so that everybody can tell.
 Scan and price ring are read from the store; nothing is asked of the scanner, which knows nothing of it. A
 scan that does not come out the same, to the bit, engages the kill switch: no entries until a person has
-looked. What is behind is left out rather than queued without bound.
+looked and lifted it. What is behind is left out rather than queued without bound.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from dolphin.services.service import Context
 
 #: Scans that wait to be certified at most; the oldest are left out.
 WAITING_MAX: Final = 16
+#: How long a scan's row in the ring is waited for, seconds.
+RING_WAIT_S: Final = 30.0
 
 
 def chosen(scan_number: int, timestamp_ns: int, every: int) -> bool:
@@ -47,17 +49,23 @@ class OracleService:
         self._waiting: deque[tuple[int, int]] = deque(maxlen=WAITING_MAX)
         self._subscription: Subscription | None = None
         self._mismatch = ""
+        self._engaged = False
         self._checked_number: int | None = None
         self._lag_s = 0.0
 
     @property
     def phase(self) -> str:
         """See `Service.phase`."""
-        return "halted" if self._mismatch else "running"
+        return "halted" if self._halted else "running"
+
+    @property
+    def _halted(self) -> bool:
+        """From a mismatch on until the operator lifts the switch."""
+        return bool(self._mismatch) and (not self._engaged or self._switch.read() is not None)
 
     def health(self) -> tuple[bool, str]:
-        """A mismatch is not healthy until the service is started again."""
-        if self._mismatch:
+        """A mismatch is not healthy until the switch is lifted."""
+        if self._halted:
             return False, self._mismatch
         n = self.context.counts["certified"]
         told = "no scan chosen yet" if self._checked_number is None else f"last scan {self._checked_number}"
@@ -67,7 +75,9 @@ class OracleService:
         """See `Service.gauges`."""
         return {
             "waiting": float(len(self._waiting)),
-            "mismatch": float(bool(self._mismatch)),
+            "mismatch": float(self._halted),
+            "checked": float(self.context.counts["certified"] + self.context.counts["mismatches"]),
+            "mismatches": float(self.context.counts["mismatches"]),
             "lag_s": self._lag_s,
         }
 
@@ -87,6 +97,8 @@ class OracleService:
 
     def tick(self) -> None:
         """Certify one scan that waits."""
+        if self._mismatch and not self._engaged:
+            self._engage()
         if self._subscription is None:
             self._listen()
         if not self._waiting:
@@ -94,6 +106,9 @@ class OracleService:
         number, stamp = self._waiting.popleft()
         try:
             self._certify(number, stamp)
+        except _NotYetError:
+            self._waiting.appendleft((number, stamp))
+            return
         except (DataError, StoreError) as error:
             # The ring may have moved on, or the scan was set aside: nothing is proven, nothing refuted.
             self.context.counts["not_certified"] += 1
@@ -110,21 +125,43 @@ class OracleService:
             raise DataError("another scan has its number by now")
         ring = self.context.home.market / RING_FILE
         rows = [decode_row(row) for row in read_rows(ring, row_bytes(len(scan.assets)))]
+        if rows and rows[-1].timestamp_ns < stamp and self._age_s(stamp) < RING_WAIT_S:
+            # The file is written first, the ring's row behind it.
+            raise _NotYetError
         upto = [row for row in rows if row.timestamp_ns <= stamp]
         if not upto or upto[-1].timestamp_ns != stamp:
             raise DataError(f"its row is not in {ring}")
         found = differences(scan, recertified(scan.assets, upto, number))
         self._checked_number = number
-        self._lag_s = (self.context.clock.now_ns() - stamp) / NS_PER_S
+        self._lag_s = self._age_s(stamp)
         if not found:
             self.context.counts["certified"] += 1
             return
         self.context.counts["mismatches"] += 1
         self._mismatch = f"scan {number} does not certify again: {', '.join(found)} differ"
-        self._switch.engage("HALT", by="oracle", reason=self._mismatch, now_ns=self.context.clock.now_ns())
-        self.context.tell("oracle", f"{self._mismatch}; the kill switch is on")
+        self._engaged = False
+        self._engage()
+
+    def _engage(self) -> None:
+        """Stop entries, durably; a disk that refuses is asked again on every tick."""
+        try:
+            self._switch.engage(
+                "HALT", by="oracle", reason=self._mismatch, now_ns=self.context.clock.now_ns()
+            )
+        except StoreError as error:
+            self.context.tell("oracle", f"{self._mismatch}; THE KILL SWITCH CANNOT BE ENGAGED: {error}")
+        else:
+            self._engaged = True
+            self.context.tell("oracle", f"{self._mismatch}; the kill switch is on")
+
+    def _age_s(self, stamp_ns: int) -> float:
+        return (self.context.clock.now_ns() - stamp_ns) / NS_PER_S
 
     def stop(self) -> None:
         """Stop listening."""
         if self._subscription is not None:
             self._subscription.close()
+
+
+class _NotYetError(Exception):
+    """The ring has not come to this scan."""

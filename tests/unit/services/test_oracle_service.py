@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from dolphin.grid.inprocess import InProcessGrid
 from dolphin.grid.typed import TypedGrid, publish_scan
 from dolphin.market.price_ring import PriceRing, read_rows
 from dolphin.market.scan_store import ScanStore
-from dolphin.scan.recertify import differences, recertified
+from dolphin.scan.recertify import differences, exact_returns, recertified
 from dolphin.scan.ring import decode_row, encode_row, row_bytes
 from dolphin.scan.scanner import Scanner
 from dolphin.services.clock import VirtualClock
@@ -77,6 +78,35 @@ def test_one_bit_is_seen(name: str, market: tuple[Path, list[Scan]]) -> None:
     scan = scans[-1]
     altered = msgspec.structs.replace(scan, **{name: float(np.nextafter(getattr(scan, name), np.inf))})
     assert differences(altered, recertified(SYMBOLS, rows, scan.scan_number)) == (name,)
+
+
+def test_a_row_whose_return_is_not_that_of_its_prices_is_seen(market: tuple[Path, list[Scan]]) -> None:
+    """The ring's own returns are the fast kernel's: they prove nothing and are not used."""
+    root, scans = market
+    rows = [decode_row(row) for row in read_rows(root / "price_ring.bin", row_bytes(4))]
+    rows[-20].returns[0] = np.nextafter(rows[-20].returns[0], 1.0)
+    assert differences(scans[-1], recertified(SYMBOLS, rows, scans[-1].scan_number)) == ()
+    scanner = Scanner.restore(SYMBOLS, rows[-752:])
+    assert scanner._certified is not None
+    assert scanner._certified[0].lam != Scanner.restore(SYMBOLS, [
+        decode_row(row) for row in read_rows(root / "price_ring.bin", row_bytes(4))
+    ][-752:])._certified[0].lam  # type: ignore[index]  # fmt: skip
+
+
+def test_every_word_of_the_outcome_counts(market: tuple[Path, list[Scan]]) -> None:
+    root, scans = market
+    rows = [decode_row(row) for row in read_rows(root / "price_ring.bin", row_bytes(4))]
+    held = next(scan for scan in scans if "rejected" in scan.outcome)
+    upto = [row for row in rows if row.timestamp_ns <= held.timestamp_ns]
+    again = recertified(SYMBOLS, upto, held.scan_number)
+    assert differences(held, again) == ()
+    assert differences(msgspec.structs.replace(held, outcome=("ok",) * 4), again) == ("outcome",)
+
+
+def test_returns_are_the_scanner_s_to_the_bit(market: tuple[Path, list[Scan]]) -> None:
+    rows = [decode_row(row) for row in read_rows(market[0] / "price_ring.bin", row_bytes(4))]
+    for before, row in itertools.pairwise(rows):
+        assert exact_returns(before.prices, row.prices).tolist() == row.returns.tolist()
 
 
 def test_too_few_rows_prove_nothing(market: tuple[Path, list[Scan]]) -> None:
@@ -159,11 +189,89 @@ def test_what_cannot_be_looked_at_is_told_and_is_no_mismatch(system: System) -> 
     publish_scan(system.memory, msgspec.structs.replace(scan, timestamp_ns=scan.timestamp_ns + 1))
     system.oracle.tick()
     assert system.context.counts == {"not_certified": 2}
-    assert system.alerts[0].text.startswith(
-        "scan 9999 could not be certified again"
-    )
+    assert system.alerts[0].text.startswith("scan 9999 could not be certified again")
     assert "another scan has its number" in system.alerts[1].text
     assert KillSwitch(system.home.kill_switch).read() is None
+
+
+def test_a_scan_whose_ring_row_is_not_there_yet_is_looked_at_later(
+    tmp_path: Path, market: tuple[Path, list[Scan]]
+) -> None:
+    home = tmp_path / "home"
+    store, scan = ScanStore(home / "market"), market[1][-1]
+    store.write(scan)
+    content = (market[0] / "price_ring.bin").read_bytes()
+    ring = home / "market" / "price_ring.bin"
+    ring.write_bytes(content[: -(row_bytes(4) + 4)])
+    system = System(home, 1)
+    clock = system.context.clock
+    assert isinstance(clock, VirtualClock)
+    clock.move_to(scan.timestamp_ns)
+    publish_scan(system.memory, scan)
+    system.oracle.tick()
+    system.oracle.tick()
+    assert system.context.counts == {}
+    ring.write_bytes(content)
+    system.oracle.tick()
+    assert system.context.counts["certified"] == 1
+    # A row that never comes proves nothing, and holds nobody up.
+    ring.write_bytes(content[: -(row_bytes(4) + 4)])
+    publish_scan(system.memory, scan)
+    clock.move_to(scan.timestamp_ns + 31 * NS_PER_S)
+    system.oracle.tick()
+    assert system.context.counts["not_certified"] == 1
+    assert system.oracle.gauges()["waiting"] == 0.0
+    system.memory.close()
+
+
+def wrong_one(home: Path, market: tuple[Path, list[Scan]]) -> System:
+    """A system whose store holds a valid file with one altered bit, published."""
+    scan = market[1][-1]
+    wrong = msgspec.structs.replace(scan, w50_velocity=float(np.nextafter(scan.w50_velocity, np.inf)))
+    ScanStore(home / "market").write(wrong)
+    (home / "market" / "price_ring.bin").symlink_to(market[0] / "price_ring.bin")
+    system = System(home, 1)
+    publish_scan(system.memory, wrong)
+    return system
+
+
+def test_a_switch_that_cannot_be_engaged_is_tried_until_it_is(
+    tmp_path: Path, market: tuple[Path, list[Scan]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = wrong_one(tmp_path / "home", market)
+
+    def refuse(path: Path, content: bytes) -> None:
+        raise StoreError("no space")
+
+    monkeypatch.setattr("dolphin.services.kill_switch.write_durably", refuse)
+    system.oracle.tick()
+    assert system.oracle.phase == "halted"
+    assert "CANNOT BE ENGAGED: no space" in system.alerts[-1].text
+    monkeypatch.undo()
+    system.oracle.tick()
+    state = KillSwitch(system.home.kill_switch).read()
+    assert state is not None
+    assert state.by == "oracle"
+    assert system.context.counts["mismatches"] == 1
+    system.memory.close()
+
+
+def test_the_oracle_goes_on_once_the_operator_has_lifted_the_switch(
+    tmp_path: Path, market: tuple[Path, list[Scan]]
+) -> None:
+    system = wrong_one(tmp_path / "home", market)
+    system.oracle.tick()
+    assert system.oracle.phase == "halted"
+    # A restart does not forget: the switch is what holds.
+    again = OracleService(system.context)
+    again.start()
+    assert KillSwitch(system.home.kill_switch).read() is not None
+    KillSwitch(system.home.kill_switch).lift()
+    assert system.oracle.phase == "running"
+    assert system.oracle.health()[0]
+    gauges = system.oracle.gauges()
+    assert (gauges["checked"], gauges["mismatches"], gauges["mismatch"]) == (1.0, 1.0, 0.0)
+    system.memory.close()
 
 
 def test_what_waits_is_bounded(system: System, market: tuple[Path, list[Scan]]) -> None:
