@@ -50,7 +50,6 @@ def execute(args: argparse.Namespace) -> int:
     from dolphin.services.status_facts import Collector
 
     collector = Collector(args.home)
-    pause = threading.Event()
     try:
         while True:
             facts = collector.collect()
@@ -65,7 +64,7 @@ def execute(args: argparse.Namespace) -> int:
             if not args.watch:
                 return 0 if verdict.verdict == OK else 1
             sys.stdout.flush()
-            pause.wait(WATCH_S)
+            _pause()
             if not args.json and not sys.stdout.isatty():
                 tell("")
     except KeyboardInterrupt:
@@ -74,6 +73,10 @@ def execute(args: argparse.Namespace) -> int:
         return 0
     finally:
         collector.close()
+
+
+def _pause() -> None:
+    threading.Event().wait(WATCH_S)
 
 
 def as_json(facts: Facts, verdict: Verdict) -> dict[str, Any]:
@@ -154,7 +157,7 @@ def _summary(facts: Facts) -> Iterator[str]:
         told = f": {notable}" if notable else ""
         yield _cut(f"health     {health.status} {health.rm_meta:.2f}  ({_age(health.age_s)} old){told}")
         yield (
-            f"           control {health.m4:.1f}, services {health.m1:.2f}, freshness {health.m3:.2f},"
+            f"           control {health.m4:.1f}, services {health.m1:.2f}, data {health.m3:.2f},"
             f" coherence {health.m5:.1f}, hearts {health.m2:.2f}"
         )
     if facts.disk_free_mb is not None:

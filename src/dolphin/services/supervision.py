@@ -105,9 +105,14 @@ class _Connection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            made.settimeout(self.timeout)
+            made.connect(str(self._path))
+        except BaseException:
+            made.close()
+            raise
+        self.sock = made
 
 
 class _Transport(xmlrpc.client.Transport):
@@ -117,7 +122,10 @@ class _Transport(xmlrpc.client.Transport):
         self._timeout_s = timeout_s
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
-        return _Connection(self._path, self._timeout_s)
+        # Kept where `close` looks for it: a call leaves no socket behind.
+        made = _Connection(self._path, self._timeout_s)
+        self._connection = host, made
+        return made
 
 
 class Supervisor:
