@@ -7,7 +7,6 @@ A value that nobody knows is None. It never counts as good: unknown ports and un
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -38,7 +37,7 @@ def freshness(age_s: float | None) -> float:
     """
     if age_s is None:
         return ABSENT
-    if math.isnan(age_s) or age_s < -ROUNDING_S or age_s > LATE_AGE_MAX_S:
+    if age_s != age_s or age_s < -ROUNDING_S or age_s > LATE_AGE_MAX_S:
         return 0.0
     return 1.0 if age_s <= FRESH_AGE_MAX_S else 0.5
 
