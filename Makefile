@@ -7,9 +7,10 @@ BIN := $(VENV)/bin
 export OPENBLAS_NUM_THREADS := 1
 export OMP_NUM_THREADS := 1
 WORKERS ?= auto
+SEEDS ?= 50
 PURE := tests/unit/domain tests/unit/alpha tests/unit/risk tests/unit/orderbook tests/unit/engine tests/unit/numerics tests/unit/scan
 
-.PHONY: run research services test test-full lint bench bench-page vectorbt coverage checked mutation clean survival
+.PHONY: run research services test test-full lint bench bench-page vectorbt coverage checked mutation clean survival chaos soak
 
 run: $(VENV)/.core
 	$(BIN)/dolphin run $(ARGS)
@@ -45,6 +46,14 @@ checked: $(VENV)/.dev
 
 mutation: $(VENV)/.dev
 	$(BIN)/python tools/mutation.py
+
+# Faults by seed: nine of ten simulated on one virtual clock, the others with real processes that are killed.
+chaos: $(VENV)/.dev
+	$(BIN)/python tools/chaos.py --seeds $(SEEDS) $(ARGS)
+
+# The whole system at ten times its speed for half an hour: does any service's memory grow.
+soak: $(VENV)/.dev
+	$(BIN)/python tools/soak.py $(ARGS)
 
 # Listeners on real Hazelcast members: members killed and restarted, whole clusters killed, ROUNDS times.
 ROUNDS ?= 100

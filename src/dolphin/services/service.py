@@ -32,7 +32,7 @@ class Alert:
     """Something that a person should be told: kind is a word that de-duplicates, text one line.
 
     Kinds in use: posture, red, stale_scan, restart, invariant, trade, oracle, fence, grid, stale_data,
-    kill_switch, leader, resources.
+    kill_switch, leader, resources, manager, service, alerts.
     """
 
     kind: str
