@@ -11,33 +11,48 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
+from statistics import median
 from time import monotonic
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+if TYPE_CHECKING:
+    from chaos.runs import Verdict
 
-def simulated(seed: int, trace: bool) -> bool:
-    """Run and judge one simulated seed; True when nothing is broken."""
-    from chaos.sim_seeds import verdict
-    from chaos.simulation import faults_of
 
-    started = monotonic()
+def simulated(seed: int, trace: bool) -> Verdict:
+    """Run and judge one simulated seed."""
+    from chaos.runs import verdict
+
     found = verdict(seed)
-    kind = "digest of the quiet run" if found.equal else "digest of its own inputs"
-    state = "ok    " if not found.broken else "FAILED"
-    print(
-        f"sim  {seed:4d}  {state} {kind}, {found.trades} trades, {found.entries_refused} scans too late,"
-        f" {monotonic() - started:.1f} s",
-        flush=True,
-    )
     if trace:
-        print(*(fault.told() for fault in faults_of(seed)), "", *found.trace, sep="\n")
+        print(*found.trace, sep="\n")
+    print(f"sim  {found.line()}", flush=True)
     for text in found.broken:
         print(f"      {text}")
     if found.broken and not trace:
         print(f"      rerun: python tools/chaos.py --seed {seed} --trace")
-    return not found.broken
+    return found
+
+
+def _tell_simulated(verdicts: list[Verdict]) -> None:
+    """Both classes of digests, and how long services were away."""
+    if len(verdicts) < 2:
+        return
+    kinds = Counter(found.kind for found in verdicts)
+    print("simulated: " + ", ".join(f"{n} with {kind}" for kind, n in sorted(kinds.items())))
+    away: dict[str, list[float]] = {}
+    for found in verdicts:
+        for name, seconds in found.recovered_s.items():
+            away.setdefault(name, []).extend(seconds)
+    for name, seconds in sorted(away.items()):
+        print(
+            f"  {name} died {len(seconds)} times, ran again after {median(seconds):.1f} s (median),"
+            f" {max(seconds):.1f} s (longest) of its own clock"
+        )
 
 
 def real(seed: int) -> bool:
@@ -70,7 +85,9 @@ def main() -> int:
     n_real = args.seeds if args.real else 0 if args.sim else max(1, args.seeds // 10)
     n_sim = 0 if args.real else args.seeds - n_real
     seeds = [args.seed] if args.seed is not None else None
-    results = [simulated(seed, args.trace) for seed in (seeds if seeds and not args.real else range(n_sim))]
+    verdicts = [simulated(seed, args.trace) for seed in (seeds if seeds and not args.real else range(n_sim))]
+    _tell_simulated(verdicts)
+    results = [found.passed for found in verdicts]
     if seeds is None or args.real:
         results += [real(seed) for seed in (seeds or range(n_real))]
     passed = sum(results)

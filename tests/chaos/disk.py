@@ -125,7 +125,8 @@ def installed(disk: Disk) -> Iterator[None]:
             return connect(*args, **named)
         if runner.dead:
             raise sqlite3.OperationalError("the process is dead")
-        made: Connection = connect(*args, factory=Connection, **named)
+        # A lock of the file that another simulated process holds is not let go of while this one waits.
+        made: Connection = connect(*args, factory=Connection, **{**named, "timeout": 0.0})
         made.disk, made.owner = disk, runner
         made._pending, made._term = [], 0
         runner.files.append(made)

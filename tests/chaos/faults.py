@@ -31,12 +31,15 @@ class Fault:
     kind: str
     what: str = ""
     for_s: float = 0.0
-    crash: tuple[str, str, int, bool, bool] | None = None
+    crash: tuple[str, str, int, bool] | None = None
+    unanswered: bool = False
+    frozen_s: float = 0.0
 
     def told(self) -> str:
         """For the trace."""
         length = f" for {self.for_s:g} s" if self.for_s else ""
-        return f"{self.kind} {self.what}{length}{f' {self.crash}' if self.crash else ''}"
+        plan = _crash_of(self)
+        return f"{self.kind} {self.what}{length}{'' if plan is None else ': ' + plan.told()}"
 
 
 #: Where a trader is killed in the middle of a step.
@@ -50,6 +53,11 @@ TRADER_SITES = (
 TAKEOVER_SITES = (
     ("lock", "trader_", True), ("INSERT", "INTO terms", False), ("COMMIT", "", False), ("COMMIT", "", True),
     ("SELECT", "FROM snapshots", False), ("SELECT", "FROM trades", False), ("BEGIN", "IMMEDIATE", False),
+)  # fmt: skip
+#: Where a leader is stopped between a decision and what follows it.
+FREEZE_SITES = (
+    ("BEGIN", "IMMEDIATE", False), ("BEGIN", "IMMEDIATE", True), ("COMMIT", "", False), ("COMMIT", "", True),
+    ("put", "engine_snapshot", False), ("ask", "DOLPHIN_SCAN_LOG", False),
 )  # fmt: skip
 ORGAN_SITES = (
     ("SAVE", "", False), ("SAVE", "", True), ("put", "", False), ("put", "", True), ("lock", "", True),
@@ -98,7 +106,7 @@ def _crash(chance: random.Random, end: float, names: tuple[str, ...], sites: Any
     site, match, after = chance.choice(sites)
     return Fault(
         _when(chance, end), "crash", chance.choice(names), 0.0,
-        (site, match, chance.randint(1, 3), after, False),
+        (site, match, chance.randint(1, 3), after),
     )  # fmt: skip
 
 
@@ -107,19 +115,28 @@ def _unanswered(chance: random.Random, end: float, name: str) -> Fault:
     match = chance.choice(("", "DOLPHIN_STATE", "DOLPHIN_HEARTBEAT", "_writer", "SAFETY", "acb"))
     site = "lock" if match == "_writer" else "put"
     return Fault(
-        _when(chance, end), "crash", name, 0.0, (site, match, chance.randint(1, 4), True, True)
+        _when(chance, end), "crash", name, crash=(site, match, chance.randint(1, 4), True), unanswered=True
     )
 
 
 def _unheard_lock(chance: random.Random, end: float) -> Fault:
     """The heir's lock is taken, and it never hears so."""
-    crash = ("lock", "trader_", 1, True, True)
-    return Fault(_when(chance, end), "kill and crash the heir", "trader", 0.0, crash)
+    crash = ("lock", "trader_", 1, True)
+    return Fault(_when(chance, end), "kill and crash the heir", "trader", crash=crash, unanswered=True)
+
+
+def _freeze(chance: random.Random, end: float) -> Fault:
+    """The leader is stopped in the middle of a step."""
+    site, match, after = chance.choice(FREEZE_SITES)
+    crash = (site, match, chance.randint(1, 3), after)
+    return Fault(
+        _when(chance, end), "crash", "leader", crash=crash, frozen_s=chance.choice((5.0, 20.0, 40.0))
+    )
 
 
 def _takeover_crash(chance: random.Random, end: float) -> Fault:
     site, match, after = chance.choice(TAKEOVER_SITES)
-    return Fault(_when(chance, end), "kill and crash the heir", "trader", 0.0, (site, match, 1, after, False))
+    return Fault(_when(chance, end), "kill and crash the heir", "trader", 0.0, (site, match, 1, after))
 
 
 _TRADERS = ("trader", "trader_standby")
@@ -145,6 +162,8 @@ _WILD: tuple[Draw, ...] = (
     lambda c, e: _crash(c, e, _TRADERS, TRADER_SITES),
     _takeover_crash,
     _unheard_lock,
+    _freeze,
+    _freeze,
     lambda c, e: _unanswered(c, e, c.choice(NAMES)),
     lambda c, e: _crash(c, e, _ORGANS, ORGAN_SITES),
     lambda c, e: _crash(c, e, _ORGANS, ORGAN_SITES),
@@ -196,10 +215,16 @@ def _after(world: World, fault: Fault, action: Callable[[], None]) -> None:
     world.later(int(fault.for_s * NS_PER_S), action)
 
 
+def _crash_of(fault: Fault) -> Crash | None:
+    if fault.crash is None:
+        return None
+    return Crash(*fault.crash, unanswered=fault.unanswered, frozen_s=fault.frozen_s)
+
+
 def _crash_in(world: World, fault: Fault) -> None:
     process = _named(world, fault.what)
     if process is not None and fault.crash is not None:
-        process.crash = Crash(*fault.crash)
+        process.crash = _crash_of(fault)
 
 
 def _crash_heir(world: World, fault: Fault) -> None:
@@ -208,7 +233,7 @@ def _crash_heir(world: World, fault: Fault) -> None:
         return
     heir = _named(world, "trader_standby" if leader.name == "trader" else "trader")
     if heir is not None:
-        heir.crash = Crash(*fault.crash)
+        heir.crash = _crash_of(fault)
     world.kill(leader.name)
 
 
@@ -218,16 +243,12 @@ def _pause(world: World, fault: Fault) -> None:
         return
     process.pause()
 
-    def expired() -> None:
-        if process.paused:
-            process.peer.expire_session()
-
     def resumed() -> None:
         if not process.dead:
             world.tell(f"{process.name} goes on")
             process.resume(look_first=world.operator.random() < 0.5)
 
-    world.later(SESSION_NS, expired)
+    world.later(SESSION_NS, process.expire_if_paused)
     _after(world, fault, resumed)
 
 

@@ -14,6 +14,7 @@ from dolphin.domain.clock import NS_PER_S
 from dolphin.domain.errors import DolphinError
 from dolphin.grid.port import GridError, GridUnreachable
 from dolphin.grid.typed import TypedGrid
+from dolphin.services.member_config import SESSION_TTL_S
 from dolphin.services.service import Alert, Context, Hosted
 from dolphin.services.table import BY_NAME
 
@@ -22,6 +23,7 @@ from .doors import Door, Killed
 if TYPE_CHECKING:
     from .world import World
 
+SESSION_NS = SESSION_TTL_S * NS_PER_S
 #: Between two tries to start without a grid.
 BACK_OFF_NS = 2 * NS_PER_S
 
@@ -30,7 +32,8 @@ BACK_OFF_NS = 2 * NS_PER_S
 class Crash:
     """A kill planned at the n-th passing of a site: before it, or right after it.
 
-    unanswered: it is not killed, but never hears what came of its call.
+    unanswered: it is not killed, but never hears what came of its call. frozen_s: it is not killed, but
+    stopped for so long, there and then.
     """
 
     site: str
@@ -38,10 +41,11 @@ class Crash:
     n: int = 1
     after: bool = False
     unanswered: bool = False
+    frozen_s: float = 0.0
 
     def told(self) -> str:
         """For the trace."""
-        what = "hears no answer" if self.unanswered else "is killed"
+        what = "hears no answer" if self.unanswered else "is stopped" if self.frozen_s else "is killed"
         return f"{what} {'after' if self.after else 'before'} {self.site} {self.match}".rstrip()
 
 
@@ -53,7 +57,7 @@ class Process:
         self.dead = False
         self.crash: Crash | None = None
         self.files: list[sqlite3.Connection] = []
-        self.paused = False
+        self.paused = self.was_frozen = False
         self.peer = world.memory.peer()
         self.door = Door(self.peer, self, random.Random(f"{world.seed}/{name}/{life}"))
         if world.grid_down:
@@ -102,11 +106,31 @@ class Process:
             self.world.tell(f"{self.name} {plan.told()}")
             if plan.unanswered:
                 raise GridUnreachable("no answer came")
+            if plan.frozen_s:
+                self._freeze(plan.frozen_s)
+                return
             self.dead = True
             raise Killed
 
+    def _freeze(self, seconds: float) -> None:
+        """The others go on; this step goes on when they have."""
+        world = self.world
+        self.pause()
+        world.at(world.true_ns + SESSION_NS, self.expire_if_paused)
+        world.current = None
+        world.run_to(world.true_ns + int(seconds * NS_PER_S))
+        world.current, self.paused, self.was_frozen = self, False, True
+        world.tell(f"{self.name} goes on in its step")
+        self._hear()
+
+    def expire_if_paused(self) -> None:
+        """Its session has run out, which it does not know."""
+        if self.paused:
+            self.peer.expire_session()
+
     def step(self) -> None:
         """One turn of its host's loop."""
+        self.was_frozen = False
         with self.entered():
             try:
                 if self.hosted is None:
@@ -143,6 +167,9 @@ class Process:
         self.paused = False
         if not look_first:
             self.step()
+        self._hear()
+
+    def _hear(self) -> None:
         if "drain" in self.peer._dispatcher.__dict__:
             del self.peer._dispatcher.drain
         self.peer._dispatcher.drain()

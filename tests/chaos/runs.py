@@ -119,7 +119,9 @@ def judged(world: World, calm: tuple[Decision, ...], calm_digest: str) -> Verdic
     decisions, digest, trades, terms = read(world)
     path = world.home.trader / JOURNAL_FILE
     broken = list(world.unexpected)
-    broken += judge(path, world.home.market, parameters_of(SETTINGS)[1], session()) if decisions else ["no bar"]
+    broken += (
+        judge(path, world.home.market, parameters_of(SETTINGS)[1], session()) if decisions else ["no bar"]
+    )
     broken += witnessed(world, decisions)
     differing = inputs_differing(decisions, calm)
     if not differing and digest != calm_digest:

@@ -1,7 +1,8 @@
-"""What only a simulation can see: who wrote each bar and when, what the grid shows at the end, who is well."""
+"""What only a simulation can see: who wrote each bar and when, what the grid shows at last, who is well."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from dolphin.services.durable import DurableState
 from dolphin.services.watchdog import WatchdogDurable
 
 from .disk import Committed
-from .world import World
+from .world import FROZEN, World
 
 #: A critical service that is dead runs again within this.
 HEALED_S = 30.0
@@ -52,13 +53,13 @@ def commits(
         broken.append(f"{len(bars)} bars were committed for {len(decisions)} in the journal, or out of order")
     if [fence for fence, _ in fences] != [term.fence for term in terms]:
         broken.append("the terms in the journal are not those that were taken")
-    if any(b <= a for (a, _), (b, _) in zip(fences, fences[1:], strict=False)):
+    if any(b <= a for (a, _), (b, _) in itertools.pairwise(fences)):
         broken.append("a fence was taken that was not above the one before")
     for c in committed:
         owner = [term.fence for term in terms if term.first_bar <= c.record.bar_idx]
         if not owner or owner[-1] != c.fence:
             broken.append(f"bar {c.record.bar_idx} was written under fence {c.fence}, not its term's")
-        if c.record.action == ACTION_ENTER:
+        if c.record.action == ACTION_ENTER and c.may_enter != FROZEN:
             age_ns = c.clock_ns - c.record.timestamp_ns
             if age_ns > SCAN_AGE_MAX_NS:
                 broken.append(f"bar {c.record.bar_idx} entered on a scan {age_ns / NS_PER_S:.1f} s old")
@@ -85,7 +86,11 @@ def told_to_the_grid(world: World, journal: Journal, decisions: Sequence[Decisio
     same("capital", snapshot and snapshot.capital, last.capital)
     same("the trader's posture", snapshot and snapshot.posture, POSTURES[last.posture])
     state = grid.get(STATE, **where)
-    same("trades", state and state.trades, sum(t.exit_bar <= _bar_of(state, decisions) for t in journal.trades()))
+    same(
+        "trades",
+        state and state.trades,
+        sum(t.exit_bar <= _bar_of(state, decisions) for t in journal.trades()),
+    )
     trades = journal.trades()
     if trades:
         shown = grid.get(LAST_TRADE, **where)
@@ -140,7 +145,8 @@ def well(world: World) -> list[str]:
         slow = [s for s in world.recovered_s.get(name, []) if s > HEALED_S]
         if slow and not world.counts["fault_grid away"] + world.counts["fault_grid lost"]:
             broken.append(f"{name} ran again after {max(slow):.0f} s only")
-    for name in world.processes:
-        if world.counts[f"started_by_health_{name}"] and name not in ("exf", "acb"):
-            broken.append(f"the health service started {name}")
-    return broken
+    return broken + [
+        f"the health service started {name}"
+        for name in world.processes
+        if world.counts[f"started_by_health_{name}"] and name not in ("exf", "acb")
+    ]

@@ -38,14 +38,15 @@ from dolphin.market.synthetic import SyntheticFeed
 from dolphin.services.clock import VirtualClock
 from dolphin.services.home import FRESH_MAX_NS, Home, SystemSettings
 from dolphin.services.kill_switch import KillSwitch
-from dolphin.services.member_config import SESSION_TTL_S
 from dolphin.services.service import Context, Service
 from dolphin.services.supervision import ServiceState
 from dolphin.services.table import BY_NAME
 
 from .disk import Disk, installed
-from .process import Process, restarted_by_manager
+from .process import SESSION_NS, Process, restarted_by_manager
 
+#: A step that was stopped between its decision and its commit knew the world before.
+FROZEN = "it was stopped in between"
 INTERVAL_NS = 5 * NS_PER_S
 N_BARS = 200
 #: Before the first scan, so that every organ has spoken.
@@ -55,7 +56,6 @@ SETTLE_BARS = 30
 #: A day turns after so many bars.
 BARS_TO_MIDNIGHT = 80
 T0_NS = day_start_ns("2026-01-06") - BARS_TO_MIDNIGHT * INTERVAL_NS
-SESSION_NS = SESSION_TTL_S * NS_PER_S
 #: The process manager starts a crashed process after this; an operator looks after a trader in this time.
 RESPAWN_NS = 2 * NS_PER_S
 OPERATOR_NS = (25 * NS_PER_S, 80 * NS_PER_S)
@@ -243,7 +243,7 @@ class World:
             self.unexpected.append(f"{name} ended by itself: {error}")
 
     def _bury(self) -> None:
-        """Whoever died is cleaned up behind by the kernel, missed by the grid, and started by who does that."""
+        """The dead are cleaned up behind by the kernel, missed by the grid, and started by who does that."""
         for process in self.processes.values():
             if not process.dead or process.peer._closed:
                 continue
@@ -260,7 +260,9 @@ class World:
     # what a witness knows
 
     def _forbidden(self, runner: Any) -> str:
-        """Why nothing may be entered now, as far as the process could know."""
+        """Why nothing may be entered now, as far as the process could know when it decided."""
+        if runner.was_frozen:
+            return FROZEN
         switch = self._switch.read()
         if switch is not None:
             return f"the kill switch says {switch.state}"
