@@ -32,8 +32,11 @@ class MarketPrices:
         found = self.market.prices[place, np.where(known, assets, 0)]
         return np.where(known & (found > 0.0), found, np.nan)
 
-    def price_of(self, scan_number: int, asset: str) -> float | None:
-        """The price in USDT of one asset on one scan, None where there is none."""
+    def price_of(self, scan_number: int, asset: str, timestamp_ns: int = 0) -> float | None:
+        """The price in USDT of one asset on one scan, None where there is none.
+
+        A market's numbers name its scans; timestamp_ns is not needed for that.
+        """
         if asset not in self.market.symbols:
             return None
         code = self.market.symbols.index(asset)

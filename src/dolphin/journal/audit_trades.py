@@ -154,12 +154,13 @@ def _check_prices(
     trade: ClosedTrade, entry: Decision, leave: Decision, price_of: PriceOf, result: AuditResult
 ) -> None:
     """Entry and exit are booked at the prices of their scans."""
-    for side, scan, booked in (
-        ("entry", entry.scan_number, trade.entry_price),
-        ("exit", leave.scan_number, trade.exit_scan_price),
+    for side, decision, booked in (
+        ("entry", entry, trade.entry_price),
+        ("exit", leave, trade.exit_scan_price),
     ):
+        scan = decision.scan_number
         try:
-            seen = price_of(scan, trade.asset)
+            seen = price_of(scan, trade.asset, decision.timestamp_ns)
         except (DataError, StoreError, OSError, ValueError) as error:
             result.find(f"trade {trade.trade_id}: its scan {scan} cannot be read ({error})")
             continue

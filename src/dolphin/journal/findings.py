@@ -18,8 +18,9 @@ UNIT = Decimal("1e-8")
 #: Relative error that a few float64 operations may leave, generously.
 ROUNDING = Decimal("1e-12")
 
-#: (scan_number, asset) → price in USDT, or None when the store has no such scan, or none with that asset.
-PriceOf = Callable[[int, str], float | None]
+#: (scan_number, asset, stamp in ns UTC) → price in USDT, or None when the store has no such scan, or none
+#: with that asset. The number alone does not name a scan where a scanner began its numbers again.
+PriceOf = Callable[[int, str, int], float | None]
 
 
 class MarketRows(NamedTuple):

@@ -137,18 +137,17 @@ def check_same(meta: Mapping[str, str], recorded: Mapping[str, str], folder: Pat
 
 def prices_from_store(store: ScanStore) -> PriceOf:
     """Look prices up in stored scans, for the audit. The folders are listed once, at the first question."""
-    files: dict[int, Path] = {}
+    files: dict[int, list[Path]] = {}
 
-    def price_of(scan_number: int, asset: str) -> float | None:
+    def price_of(scan_number: int, asset: str, timestamp_ns: int) -> float | None:
         if not files:
-            files.update(
-                (int(path.name.split("_")[1]), path)
-                for path in sorted(store.folder.glob("????-??-??/scan_*_*.arrow"))
-            )
-        if scan_number not in files:
-            return None
-        scan = store.read(files[scan_number])
-        return scan.asset_prices[scan.assets.index(asset)] if asset in scan.assets else None
+            for path in sorted(store.folder.glob("????-??-??/scan_*_*.arrow")):
+                files.setdefault(int(path.name.split("_")[1]), []).append(path)
+        for path in files.get(scan_number, ()):
+            scan = store.read(path)
+            if scan.timestamp_ns == timestamp_ns:
+                return scan.asset_prices[scan.assets.index(asset)] if asset in scan.assets else None
+        return None
 
     return price_of
 

@@ -26,15 +26,25 @@ from dolphin.domain.decision import Decision
 from dolphin.domain.errors import DataError, StoreError
 from dolphin.domain.params import GOLD, NAMED_SETS, ParameterSet
 from dolphin.journal.audit import FINDINGS_SHOWN, AuditResult, PriceOf, audit
+from dolphin.journal.fenced import FencedJournal
 from dolphin.journal.ledger import LEGS, ClosedTrade, legs_of
 from dolphin.journal.store import Journal
 
 MARKET = scans(21, 420)
-PRICES = {(s.scan_number, a): p for s in MARKET for a, p in zip(s.assets, s.asset_prices, strict=True)}
+PRICES = {
+    (s.scan_number, a, s.timestamp_ns): p
+    for s in MARKET
+    for a, p in zip(s.assets, s.asset_prices, strict=True)
+}
 
 
-def price_of(scan_number: int, asset: str) -> float | None:
-    return PRICES.get((scan_number, asset))
+def price_of(scan_number: int, asset: str, timestamp_ns: int) -> float | None:
+    return PRICES.get((scan_number, asset, timestamp_ns))
+
+
+def price_before(decision: Decision) -> float | None:
+    """What the asset cost on the scan before."""
+    return next(p for (n, a, _), p in PRICES.items() if (n, a) == (decision.scan_number - 1, decision.asset))
 
 
 def audited(path: Path, name: str = "gold") -> AuditResult:
@@ -480,10 +490,8 @@ RETOLD: dict[str, tuple[Tell, str]] = {
         "net is told as .*, its legs sum to",
     ),
     "another scan for the price": (
-        on_second(
-            "size", lambda d: {"scan_number": d.scan_number - 1, "price": PRICES[d.scan_number - 1, d.asset]}
-        ),
-        r"bar \d+: its scan \d+ does not come after scan",
+        on_second("size", lambda d: {"scan_number": d.scan_number - 1, "price": price_before(d)}),
+        r"bar \d+: its scan \d+ does not come after scan|its entry price is not proved",
     ),
 }
 
@@ -565,14 +573,14 @@ def priced(path: Path, look_up: PriceOf | None) -> AuditResult:
 
 
 def test_prices_of_another_market_are_found(book: Path) -> None:
-    result = priced(book, lambda scan, asset: 1.0)
+    result = priced(book, lambda scan, asset, stamp: 1.0)
     assert result.findings_total == 2 * result.trades
     assert len(result.findings) == min(FINDINGS_SHOWN, result.findings_total)
 
 
 @pytest.mark.parametrize("error", [DataError, StoreError, OSError, ValueError])
 def test_a_scan_that_cannot_be_read_is_a_finding(error: type[Exception], book: Path) -> None:
-    def damaged(scan: int, asset: str) -> float:
+    def damaged(scan: int, asset: str, stamp: int) -> float:
         raise error("is no whole Arrow file")
 
     result = priced(book, damaged)
@@ -586,7 +594,7 @@ def test_a_scan_of_a_trade_that_is_not_there_is_a_finding(side: str, bar: str, b
     trade = journal.trades()[1]
     journal.close()
     missing = MARKET[getattr(trade, bar)].scan_number
-    result = priced(book, lambda scan, asset: None if scan == missing else PRICES[scan, asset])
+    result = priced(book, lambda *scan: None if scan[0] == missing else PRICES[scan])
     assert result.findings == [
         f"trade {trade.trade_id}: its {side} price is not proved, scan {missing} is not stored"
         f" or has no price of {trade.asset}"
@@ -598,6 +606,29 @@ def test_without_a_store_no_price_is_proved(book: Path) -> None:
     result = priced(book, None)
     assert result.balanced
     assert result.prices_checked == 0
+
+
+def test_a_scanner_that_began_again_is_no_finding_where_scans_are_told_apart_by_time(
+    tmp_path: Path,
+) -> None:
+    """A system of services survives its scanner: numbers begin again, and a price is its own scan's."""
+    path = tmp_path / "journal.db"
+    again = {s.timestamp_ns: 1 + k % 200 for k, s in enumerate(MARKET)}
+    trader = trader_of(path)
+    for scan in MARKET:
+        trader.on_scan(msgspec.structs.replace(scan, scan_number=again[scan.timestamp_ns]))
+    trader.stop()
+    trader.journal.close()
+    renumbered = {(again[stamp], asset, stamp): price for (_, asset, stamp), price in PRICES.items()}
+
+    def look_up(scan: int, asset: str, stamp: int) -> float | None:
+        return renumbered.get((scan, asset, stamp))
+
+    assert any("its scan 1 does not come after" in text for text in priced(path, look_up).findings)
+    FencedJournal.take_term(path, {}, fence=1, owner="trader", now_ns=0).close()
+    found = priced(path, look_up)
+    assert found.balanced
+    assert found.prices_checked == 2 * found.trades > 0
 
 
 def test_another_set_does_not_explain_the_book(book: Path) -> None:

@@ -430,8 +430,12 @@ def test_prices_come_from_the_stored_scans(whole: tuple[dict[str, Any], dict[str
     result = audit(journal, NAMED_SETS["gold"], price_of)
     assert result.balanced
     assert result.prices_checked == 2 * result.trades > 0
-    assert price_of(10**9, "BTCUSDT") is None
-    assert price_of(1, "NOTHING") is None
+    first = next(pipeline.store.scans())
+    number, stamp = first.scan_number, first.timestamp_ns
+    assert price_of(number, first.assets[0], stamp) == first.asset_prices[0]
+    assert price_of(10**9, first.assets[0], stamp) is None
+    assert price_of(number, first.assets[0], stamp + 1) is None
+    assert price_of(number, "NOTHING", stamp) is None
     journal.close()
     pipeline.close()
 
