@@ -43,6 +43,8 @@ FRESH_NS: Final = 30 * NS_PER_S
 STALE_NS: Final = 60 * NS_PER_S
 FRESH_BARS: Final = 3
 STALE_BARS: Final = 6
+#: Without any file for so long, a stale scan is told.
+QUIET_NS: Final = 10 * NS_PER_S
 #: The slowest bars that are known; a gap is no bar.
 BAR_MAX_NS: Final = 60 * NS_PER_S
 #: Ticks for which a file that cannot be read holds the others up.
@@ -85,6 +87,7 @@ class ScanBridgeService:
         self._compare = True
         self._in_log: frozenset[tuple[int, int]] = frozenset()
         self._interval_ns = 0
+        self._brought_ns = 0
         self._told = "fresh"
         self._trouble = ""
         self._unread: tuple[Path | None, int] = (None, 0)
@@ -135,6 +138,7 @@ class ScanBridgeService:
     def start(self) -> None:
         """Restore the place and watch the store. Raises DataError for a damaged state."""
         self._state = self._durable.load() or BridgeState()
+        self._brought_ns = self.context.clock.now_ns()
         self._connection = self.context.grid.grid.on_connection(self._on_connection)
         if self._watch is not None:
             try:
@@ -217,6 +221,7 @@ class ScanBridgeService:
         else:
             self._publish(scan, file)
             self._files.brought(file)
+            self._brought_ns = self.context.clock.now_ns()
             if scan.timestamp_ns > self._state.stamp_ns >= 0:
                 passed_ns = scan.timestamp_ns - self._state.stamp_ns
                 self._interval_ns = min(self._interval_ns or BAR_MAX_NS, passed_ns)
@@ -299,7 +304,10 @@ class ScanBridgeService:
         self._refill = False
 
     def _tell_freshness(self) -> None:
-        now = self.freshness
+        """Tell once that no scan comes; a scanner that makes up for its absence brings old ones at first."""
+        now, now_ns = self.freshness, self.context.clock.now_ns()
+        if now == "stale" and 0 <= now_ns - self._brought_ns < QUIET_NS:
+            return
         if now == "stale" and self._told != "stale":
             self.context.tell("stale_scan", f"no scan has come for {(self._age_ns() or 0) / NS_PER_S:.0f} s")
         self._told = now

@@ -498,7 +498,21 @@ def test_freshness_outlives_the_bridge(system: Bridged) -> None:
     again = system.bridge()
     system.step()
     assert again.freshness == "stale"
-    assert system.told("stale_scan") == ["no scan has come for 100 s"]
+    assert not again.health()[0]
+    system.pass_s(12.0)
+    assert system.told("stale_scan") == ["no scan has come for 110 s"]
+
+
+def test_a_scanner_that_makes_up_for_its_absence_is_no_alarm(system: Bridged) -> None:
+    system.bridge()
+    system.clock.move_to(MARKET[40].timestamp_ns)
+    for k in range(3):
+        system.write(MARKET[k])
+        system.pass_s(6.0)
+    assert system.numbers() == [1, 2, 3]
+    assert system.told("stale_scan") == []
+    system.pass_s(12.0)
+    assert len(system.told("stale_scan")) == 1
 
 
 def test_bars_of_a_minute_are_not_stale_before_the_next(system: Bridged) -> None:
