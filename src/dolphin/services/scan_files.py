@@ -7,7 +7,8 @@ Entry points: `ScanFiles`, `Place`, `watch_folder`.
    was set back, a number above the mark is news all the same; where numbers began again, a later time is.
 3. A watcher's word names a file; a sweep of the newest folders finds what was missed. An older folder whose
    change time has not moved since it was found to hold no news is not looked into again; in the newest, two
-   changes can share one tick of the file system's clock.
+   changes can share one tick of the file system's clock. There the files of the last minutes are looked at,
+   and all of them on every twelfth sweep: a day has 17,280.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from dolphin.market.scan_store import ScanStore
 
 #: Day folders that a sweep looks into, the newest.
 DAYS_SWEPT: Final = 3
+#: So many sweeps look at the newest files only, by the time in their names, and the next one at all.
+QUICK_SWEEPS: Final = 11
+QUICK_S: Final = 600
 
 _FILE = re.compile(r"scan_(\d{6,19})_\d{6}\.arrow")
 
@@ -82,6 +86,8 @@ class ScanFiles:
         self._folders: dict[str, int] = {}
         self._foreign: list[Path] = []
         self._last_number = -1
+        self._last_day, self._last_time = "", ""
+        self._quick = 0
 
     def name(self, path: Path) -> None:
         """A watcher says that there is a file."""
@@ -107,19 +113,28 @@ class ScanFiles:
     def brought(self, file: ScanFile) -> None:
         """The file is done."""
         self._last_number = file.number
+        clock = file.name[-12:-6]
+        seconds = int(clock[:2]) * 3600 + int(clock[2:4]) * 60 + int(clock[4:]) - QUICK_S
+        self._last_day = file.path.parent.name
+        self._last_time = (
+            f"{seconds // 3600:02d}{seconds // 60 % 60:02d}{seconds % 60:02d}" if seconds > 0 else ""
+        )
 
     def sweep(self, place: Place) -> list[ScanFile]:
         """Every file of the newest folders that is news, in no order."""
         found: list[ScanFile] = []
         folders: dict[str, int] = {}
         days = self._store.days()[-DAYS_SWEPT:]
+        quick = self._quick > 0
+        self._quick = self._quick - 1 if quick else QUICK_SWEEPS
         for day in days:
             folder = self._store.folder / day
             changed_ns = folder.stat().st_mtime_ns
             if day != days[-1] and self._folders.get(day) == changed_ns:
                 folders[day] = changed_ns
                 continue
-            news = [file for file in self._scan(folder) if place.is_news(file)]
+            after = self._last_time if quick and day == self._last_day == days[-1] else ""
+            news = [file for file in self._scan(folder, after) if place.is_news(file)]
             found += news
             if not news:
                 folders[day] = changed_ns
@@ -140,10 +155,13 @@ class ScanFiles:
                 break
         return sorted(done)[-n:]
 
-    def _scan(self, folder: Path) -> list[ScanFile]:
+    def _scan(self, folder: Path, after: str = "") -> list[ScanFile]:
+        """The scan files of a folder; `after` (HHMMSS) leaves those out whose names say an earlier time."""
         found = []
         with os.scandir(folder) as entries:
             for entry in entries:
+                if entry.name[-12:-6] < after and entry.name.endswith(".arrow"):
+                    continue
                 if _FILE.fullmatch(entry.name):
                     with contextlib.suppress(FileNotFoundError):
                         found.append(ScanFile(entry.stat().st_mtime_ns, entry.name, Path(entry.path)))

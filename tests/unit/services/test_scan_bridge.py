@@ -598,6 +598,21 @@ def test_without_a_watcher_the_sweep_has_to_do(system: Bridged) -> None:
     assert system.numbers() == [1]
 
 
+def test_an_early_file_that_is_written_late_is_found_within_a_minute(system: Bridged) -> None:
+    """Most sweeps look at the last minutes only, by the time in the names."""
+    system.bridge()
+    later = scans(8, 2, start_ns=T0 + 3600 * NS_PER_S, interval_ns=STEP_NS, first_number=2)
+    system.clock.move_to(later[0].timestamp_ns)
+    for scan in later:
+        system.write(scan)
+        system.pass_s(6.0)
+    system.write(MARKET[0], mtime_ns=later[-1].timestamp_ns + 1)
+    system.pass_s(6.0)
+    assert system.numbers() == [2, 3]
+    system.pass_s(60.0)
+    assert system.numbers() == [2, 3, 1]
+
+
 def test_the_state_is_small_however_many_scans_came(system: Bridged) -> None:
     system.start(unwatched, "scan_bridge")
     for scan in MARKET:
