@@ -208,6 +208,7 @@ class SyntheticFeed:
             for i in range(max(start, skip), stop):
                 yield Bar(first_ns + i * INTERVAL_NS, chunk.prices[i - start])
             start = stop
+            del chunk
             if start == self.n_bars:
                 return
 
@@ -309,6 +310,8 @@ class SyntheticFeed:
             price = path[-1].copy()
             prices = np.maximum(np.rint(path[1:] * ticks), 1.0) / ticks
             prices.setflags(write=False)
+            # A live feed stands here for hours: what is not needed then must not meet the next chunk's.
+            del noise, chance, depth, length, size, e, share, rate, volatility, falling, y, growth, path
             yield _Chunk(prices, onsets)
 
 

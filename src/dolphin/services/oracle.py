@@ -3,25 +3,31 @@
 Entry point: `OracleService`. Which scans is a matter of their number and stamp, so that everybody can tell.
 Scan and price ring are read from the store; nothing is asked of the scanner, which knows nothing of it. A
 scan that does not come out the same, to the bit, engages the kill switch: no entries until a person has
-looked and lifted it. What is behind is left out rather than queued without bound.
+looked and lifted it. The arithmetic runs in a child that is replaced now and then, because the library keeps
+a little of every check for good. What is behind is left out rather than queued without bound.
 """
 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import zlib
 from collections import deque
-from typing import Final
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Final, TypeAlias
 
 from dolphin.domain.clock import NS_PER_S
 from dolphin.domain.errors import DataError, StoreError
+from dolphin.domain.scan import WARMUP_PRICES, Scan
 from dolphin.grid.payloads import ScanPayload
 from dolphin.grid.port import GridError, Subscription
 from dolphin.grid.topics import SCAN
 from dolphin.market.price_ring import read_rows
 from dolphin.market.scan_store import ScanStore
 from dolphin.scan.recertify import differences, recertified
-from dolphin.scan.ring import decode_row, row_bytes
+from dolphin.scan.ring import RingRow, decode_row, row_bytes
 from dolphin.services.kill_switch import KillSwitch
 from dolphin.services.pipeline import RING_FILE
 from dolphin.services.service import Context
@@ -30,6 +36,11 @@ from dolphin.services.service import Context
 WAITING_MAX: Final = 16
 #: How long a scan's row in the ring is waited for, seconds.
 RING_WAIT_S: Final = 30.0
+#: Checks of one child, and the longest wait for one, seconds.
+CHECKS_A_CHILD: Final = 16
+CHECK_MAX_S: Final = 60.0
+
+Again: TypeAlias = Callable[[tuple[str, ...], Sequence[RingRow], int], Scan]
 
 
 def chosen(scan_number: int, timestamp_ns: int, every: int) -> bool:
@@ -37,13 +48,40 @@ def chosen(scan_number: int, timestamp_ns: int, every: int) -> bool:
     return zlib.crc32(f"{scan_number}:{timestamp_ns}".encode()) % every == 0
 
 
+class Children:
+    """`recertified` in a process that is replaced every few checks."""
+
+    def __init__(self) -> None:
+        self._pool: ProcessPoolExecutor | None = None
+
+    def again(self, symbols: tuple[str, ...], rows: Sequence[RingRow], scan_number: int) -> Scan:
+        """See `recertified`. Raises DataError too when the child died or did not answer."""
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=CHECKS_A_CHILD
+            )
+        try:
+            return self._pool.submit(recertified, symbols, list(rows), scan_number).result(CHECK_MAX_S)
+        except (BrokenProcessPool, TimeoutError) as error:
+            self.close()
+            raise DataError(f"the check did not end ({type(error).__name__})") from error
+
+    def close(self) -> None:
+        """End the child; the next check has another one."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
 class OracleService:
-    """See the module."""
+    """See the module. again makes a scan again; by default in a child of this process."""
 
     period_s = 5.0
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, again: Again | None = None) -> None:
         self.context = context
+        self._children = Children()
+        self._again = self._children.again if again is None else again
         self._store = ScanStore(context.home.market)
         self._switch = KillSwitch(context.home.kill_switch)
         self._waiting: deque[tuple[int, int]] = deque(maxlen=WAITING_MAX)
@@ -131,7 +169,7 @@ class OracleService:
         upto = [row for row in rows if row.timestamp_ns <= stamp]
         if not upto or upto[-1].timestamp_ns != stamp:
             raise DataError(f"its row is not in {ring}")
-        found = differences(scan, recertified(scan.assets, upto, number))
+        found = differences(scan, self._again(scan.assets, upto[-WARMUP_PRICES:], number))
         self._checked_number = number
         self._lag_s = self._age_s(stamp)
         if not found:
@@ -158,7 +196,8 @@ class OracleService:
         return (self.context.clock.now_ns() - stamp_ns) / NS_PER_S
 
     def stop(self) -> None:
-        """Stop listening."""
+        """Stop listening, and end the child."""
+        self._children.close()
         if self._subscription is not None:
             self._subscription.close()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from dolphin.scan.scanner import Scanner
 from dolphin.services.clock import VirtualClock
 from dolphin.services.home import Home, SystemSettings
 from dolphin.services.kill_switch import KillSwitch
-from dolphin.services.oracle import OracleService, chosen
+from dolphin.services.oracle import Children, OracleService, chosen
 from dolphin.services.service import Alert, Context
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDT")
@@ -138,7 +140,7 @@ class System:
             "oracle", self.home, SystemSettings(oracle_every=every), VirtualClock(T0),
             TypedGrid(self.memory.peer()), self.alerts.append,
         )  # fmt: skip
-        self.oracle = OracleService(self.context)
+        self.oracle = OracleService(self.context, recertified)
         self.oracle.start()
 
 
@@ -263,7 +265,7 @@ def test_the_oracle_goes_on_once_the_operator_has_lifted_the_switch(
     system.oracle.tick()
     assert system.oracle.phase == "halted"
     # A restart does not forget: the switch is what holds.
-    again = OracleService(system.context)
+    again = OracleService(system.context, recertified)
     again.start()
     assert KillSwitch(system.home.kill_switch).read() is not None
     KillSwitch(system.home.kill_switch).lift()
@@ -287,3 +289,23 @@ def test_about_one_in_a_hundred_is_chosen_and_everybody_agrees() -> None:
     picked = [n for n in range(100_000) if chosen(n, T0 + n * 5 * NS_PER_S, 100)]
     assert 900 < len(picked) < 1100
     assert picked == [n for n in range(100_000) if chosen(n, T0 + n * 5 * NS_PER_S, 100)]
+
+
+def test_a_child_answers_as_this_process_does_and_one_that_dies_is_replaced(
+    market: tuple[Path, list[Scan]],
+) -> None:
+    root, scans = market
+    rows = [decode_row(row) for row in read_rows(root / "price_ring.bin", row_bytes(4))]
+    children = Children()
+    try:
+        assert children.again(SYMBOLS, rows, scans[-1].scan_number) == scans[-1]
+        assert children._pool is not None
+        for pid in list(children._pool._processes or ()):
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(DataError, match="the check did not end"):
+            children.again(SYMBOLS, rows, scans[-1].scan_number)
+        assert children.again(SYMBOLS, rows, scans[-1].scan_number) == scans[-1]
+        with pytest.raises(DataError, match="a scan needs 752"):
+            children.again(SYMBOLS, rows[:5], 1)
+    finally:
+        children.close()
