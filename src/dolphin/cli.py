@@ -62,7 +62,8 @@ _SERVICE_COMMANDS: Final = frozenset(
 )
 
 
-def _module(command: str) -> str:
+def module_of(command: str) -> str:
+    """The module of a command."""
     name = "service" if command in _SERVICE_COMMANDS else command
     return f"dolphin.commands.{name}"
 
@@ -117,7 +118,7 @@ def build_parser(command: str | None = None) -> Parser:
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         sub.set_defaults(parser=sub)
         if name == command:
-            importlib.import_module(_module(name)).arguments(sub)
+            importlib.import_module(module_of(name)).arguments(sub)
         sub.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
         )
@@ -140,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.parser.refuse(unknown)
     who = f"dolphin {args.command}"
     try:
-        code = int(importlib.import_module(_module(args.command)).execute(args))
+        code = int(importlib.import_module(module_of(args.command)).execute(args))
         sys.stdout.flush()
     except KeyboardInterrupt:
         return _fail(f"{who}: interrupted; nothing that was committed is lost", 130)

@@ -36,6 +36,10 @@ class Owner(Protocol):
         """The context in which its code runs."""
         ...
 
+    def telling(self, where: str, value: bytes) -> None:
+        """It is about to put a value."""
+        ...
+
 
 class Link:
     """What a link does to scan events while it is bad: `double`, `swap` or `drop`, each by chance."""
@@ -84,6 +88,11 @@ class Door:
     def after(self, site: str, text: str) -> None:
         """After a call that changed something."""
         self._owner.passing(site, text, after=True)
+
+    def tell(self, where: str, value: bytes) -> None:
+        """Before a value is put."""
+        if not self._owner.dead:
+            self._owner.telling(where, value)
 
     def heard(self, callback: Callable[[Any], None], bend: bool = False) -> Callable[[Any], None]:
         """The callback as the process runs it."""
@@ -160,6 +169,11 @@ class _Part:
 class _Map(_Part):
     def put(self, key: str, value: bytes) -> None:
         self._told("put", key, value)
+
+    def _told(self, what: str, *args: Any) -> Any:
+        if what != "delete":
+            self._door.tell(f"{self.name}[{args[0]}]", args[-1])
+        return super()._told(what, *args)
 
     def put_all(self, values: Mapping[str, bytes]) -> None:
         for key, value in values.items():

@@ -112,6 +112,10 @@ class Process:
             self.dead = True
             raise Killed
 
+    def telling(self, where: str, value: bytes) -> None:
+        """See `doors.Owner`."""
+        self.world.told(self.name, where, value)
+
     def _freeze(self, seconds: float) -> None:
         """The others go on; this step goes on when they have."""
         world = self.world

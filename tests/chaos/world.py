@@ -36,11 +36,13 @@ from dolphin.grid.typed import TypedGrid
 from dolphin.market.scan_store import ScanStore
 from dolphin.market.synthetic import SyntheticFeed
 from dolphin.services.clock import VirtualClock
+from dolphin.services.durable import DurableState
 from dolphin.services.home import FRESH_MAX_NS, Home, SystemSettings
 from dolphin.services.kill_switch import KillSwitch
 from dolphin.services.service import Context, Service
 from dolphin.services.supervision import ServiceState
 from dolphin.services.table import BY_NAME
+from dolphin.services.watchdog import WatchdogDurable
 
 from .disk import Disk, installed
 from .process import SESSION_NS, Process, restarted_by_manager
@@ -123,7 +125,8 @@ class Manager:
         for name in NAMES:
             process = self._world.processes.get(name)
             up = process is not None and not process.dead
-            state = "RUNNING" if up else self._world.manager_says.get(name, "EXITED")
+            state = "BACKOFF" if restarted_by_manager(name) else "EXITED"
+            state = "RUNNING" if up else self._world.manager_says.get(name, state)
             life = 0 if process is None else process.life
             found.append(ServiceState(name, BY_NAME[name].group, state, life if up else 0, 1.0, 0, ""))
         return found
@@ -275,6 +278,18 @@ class World:
         if runner.peer.connected and safety.posture in POSTURES[TURTLE : HIBERNATE + 1]:
             return f"the posture is {safety.posture}"
         return ""
+
+    def told(self, name: str, where: str, value: bytes) -> None:
+        """A process tells the grid something: it must be on disk by then, the bar or the posture."""
+        if where.endswith("[engine_snapshot]"):
+            if msgspec.json.decode(value)["scan_count"] > len(self.disk.committed):
+                self.unexpected.append(f"{name} told the grid of a bar that was not committed")
+        elif where == "DOLPHIN_SAFETY[latest]":
+            safety = msgspec.json.decode(value)
+            saved = DurableState(self.home.state("watchdog"), WatchdogDurable).load()
+            kept = None if saved is None or saved.stack is None else (POSTURES[saved.stack.posture], saved.fence)
+            if kept is None or kept != (safety["posture"], safety["fence"]):
+                self.unexpected.append(f"{name} told the grid a posture that it had not kept")
 
     def safety(self) -> Any:
         """The posture that the grid has: the reference, else the map."""

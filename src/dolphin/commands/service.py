@@ -25,6 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--log-level", default="info", choices=("debug", "info", "warning", "error"),
         help="least level that is logged (default info)",
     )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="show the log as JSON, one object a line")
     if command in ("trade", "standby"):
         parser.add_argument(
             "--dry-run", action="store_true", help="decide everything and write nothing: no lock, no journal"
@@ -40,6 +41,6 @@ def execute(args: argparse.Namespace) -> int:
     return run_service(
         BY_COMMAND[args.command],
         Home(Path(args.home)),
-        options={"dry_run": True} if getattr(args, "dry_run", False) else {},
+        options={"dry_run": getattr(args, "dry_run", False), "log_as_json": args.json},
         log_level=args.log_level,
     )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _EPILOG = """examples:
   dolphin status
   dolphin status --home DIR --watch
-  dolphin status --json | jq -r .verdict
+  dolphin status --json           for machines
 
 The first line is the verdict, then one cause and one next action, a command to
 paste. It reads only, starts nothing, and answers within about three seconds

@@ -120,12 +120,13 @@ def log_to(
     name: str | None = None,
     level: str = "info",
     tell: bool = False,
+    as_json: bool = False,
     environ: Mapping[str, str] | None = None,
 ) -> Path:
     """Send all logging of this process to `folder/NAME.jsonl`; returns it. Raises StoreError, UsageError.
 
     Errors also go to stderr, which supervisord keeps. `tell` is for a person in front of a terminal: every
-    line is also shown, in plain words, on stdout.
+    line is also shown on stdout, in plain words or `as_json`.
     """
     number = level_number(level)
     secrets = secrets_of(os.environ if environ is None else environ)
@@ -150,7 +151,7 @@ def log_to(
     if tell:
         shown = logging.StreamHandler(sys.stdout)
         shown.addFilter(lambda record: record.levelno < logging.ERROR)
-        shown.setFormatter(plain)
+        shown.setFormatter(formatter if as_json else plain)
         handlers.append(shown)
     root = logging.getLogger()
     for old in tuple(root.handlers):

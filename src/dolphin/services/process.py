@@ -105,7 +105,10 @@ def run_service(
     held = hold(home, instance)
     try:
         supervised = "SUPERVISOR_ENABLED" in environ
-        log_to(home.logs, spec.name, name=instance, level=log_level, tell=not supervised, environ=environ)
+        log_to(
+            home.logs, spec.name, name=instance, level=log_level, tell=not supervised,
+            as_json=bool(options.get("log_as_json")), environ=environ,
+        )  # fmt: skip
         with contextlib.suppress(OSError):
             # What `ps` and `top` show: 15 letters.
             Path("/proc/self/comm").write_text(f"dolphin-{spec.name}"[:15])

@@ -50,7 +50,7 @@ def test_every_command_speaks_json_and_debug(words: tuple[str, ...]) -> None:
 
 def test_the_module_of_every_command_is_there() -> None:
     for name in cli.COMMANDS:
-        module = importlib.import_module(f"dolphin.commands.{name}")
+        module = importlib.import_module(cli.module_of(name))
         assert callable(module.arguments)
         assert callable(module.execute)
 
