@@ -211,12 +211,21 @@ def test_the_last_value_comes_after_the_only_member_was_restarted(start):
 
 HOLDER = """
 import sys
+import threading
 from dolphin.grid.hazelcast import HazelcastGrid
+from dolphin.grid.port import GridUnreachable
 grid = HazelcastGrid(sys.argv[1:], "contract")
 lock = grid.lock("leader")
 print(lock.acquire(60.0), flush=True)
 for line in sys.stdin:
-    print(lock.held(), flush=True)
+    while True:
+        try:
+            print(lock.held(), flush=True)
+        except GridUnreachable:
+            # Not known before the client is back.
+            threading.Event().wait(0.1)
+        else:
+            break
 grid.close()
 """
 

@@ -59,6 +59,11 @@ class Spec:
     quantised: bool = False
 
 
+def _host_refuses(bar: int) -> int:
+    """One of the host's own words against an entry; no draw, so that markets stay what they were."""
+    return codes.OPERATOR_HALT if bar % 4 == 1 else codes.LEDGER_HALT
+
+
 def _books(rng: np.random.Generator, n: int) -> dict[str, Any]:
     quality = rng.choice([0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.8, 1.0, 1.2, 1.5, 2.0], size=n)
     return {
@@ -135,7 +140,7 @@ def make_market(seed: int, spec: Spec) -> list[Moment]:
                 vol_ok=not (spec.dirty and rng.random() < 0.05),
                 books=_books(rng, n) if with_books else None,
                 esof=float(rng.choice([0.0, 0.3, 0.65, 0.8, 1.0])) if spec.events else 1.0,
-                refusal=codes.LEDGER_HALT if spec.events and rng.random() < 0.02 else codes.REASON_NONE,
+                refusal=_host_refuses(bar) if spec.events and rng.random() < 0.02 else codes.REASON_NONE,
                 instability=math.nan if rng.random() < 0.05 else round(float(rng.normal()), 1),
                 events=events,
             )

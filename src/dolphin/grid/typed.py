@@ -55,7 +55,8 @@ def publish_scan(
 ) -> int:
     """Append `scan` to the log, then make it the latest. `bridge_ts`, `file_mtime` are Unix seconds.
 
-    latest : False for a scan of the past, which belongs into the log alone. Returns its sequence in the log. Raises PayloadRejected when the scan breaks its declaration, GridError.
+    latest : False for a scan of the past, which belongs into the log alone. Returns its sequence in the log.
+    Raises PayloadRejected when the scan breaks its declaration, GridError.
     """
     payload = ScanPayload.from_scan(scan, bridge_ts=bridge_ts, file_mtime=file_mtime)
     data = _checked(SCAN, SCAN.map_template, SCAN.key_template, payload)

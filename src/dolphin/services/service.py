@@ -106,6 +106,8 @@ class Hosted:
         self.last_tick_ns: int | None = None
         self.grid_error = ""
         self.beats = Circuit()
+        #: A dry run writes nothing, not even that it lives.
+        self.silent = bool(context.options.get("dry_run", False))
         self._beat_ns: int | None = None
 
     def start(self) -> None:
@@ -131,7 +133,7 @@ class Hosted:
             self.last_tick_ns = now_ns
         if self._beat_ns is None or not 0 <= now_ns - self._beat_ns < HEARTBEAT_EVERY_NS:
             self._beat_ns = now_ns
-            if self.beats.allows(now_ns):
+            if not self.silent and self.beats.allows(now_ns):
                 self._guarded(lambda: self._beat(now_ns))
 
     def wait_s(self) -> float:

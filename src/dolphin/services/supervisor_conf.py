@@ -27,8 +27,8 @@ from dolphin.services.home import Home
 from dolphin.services.table import DATA, SERVICES, TRADING, ServiceSpec
 
 SOCKET_NAME: Final = "supervisor.sock"
-#: sockaddr_un has 108 bytes, the last one is 0.
-SOCKET_PATH_MAX: Final = 107
+#: sockaddr_un has 108 bytes, the last one is 0; supervisord binds the path with its pid behind it first.
+SOCKET_PATH_MAX: Final = 107 - len(".4194304")
 STOP_WAIT_S: Final = 30
 START_RETRIES: Final = 5
 #: Groups in the order in which they start; they stop in the other.
