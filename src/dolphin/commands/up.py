@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from dolphin.commands.shared import add_json, print_json, say, tell
-from dolphin.domain.errors import UsageError
+from dolphin.domain.errors import ConfigError, UsageError
+
+#: The grid whose members `dolphin up` starts itself.
+OWN_GRID = "hazelcast"
 
 _EPILOG = """examples:
   dolphin up                               everything but the trader
   dolphin up trader                        the trader is started by hand
   dolphin up --all --speed 10 --home fast  all of it, ten times as fast
+  dolphin up --grid hazelcast --members 3  three members of its own
   dolphin up --feed recorded --path prices.parquet --home replay
 
 The folder remembers its settings; another `up` only starts what is down.
@@ -43,7 +47,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--members", type=int, choices=(1, 3), help="grid members to start (default 1)")
     group.add_argument("--grid-port", type=int, metavar="PORT", help="of the first member (default 5701)")
-    group.add_argument("--grid", metavar="HOST:PORT,...", help="members that somebody else runs")
+    group.add_argument(
+        "--grid", metavar="hazelcast|HOST:PORT,...",
+        help="hazelcast: members of our own, started where none is there (default);"
+        " or the addresses of members that somebody else runs",
+    )  # fmt: skip
     group.add_argument(
         "--metrics-port", type=int, metavar="PORT", help="first of the services' (default 9400)"
     )
@@ -61,18 +69,28 @@ def asked(args: argparse.Namespace) -> dict[str, Any]:
     for name in ("path", "universe", "factors"):
         if name in found:
             found[name] = str(Path(found[name]).absolute())
-    if args.grid:
+    if args.grid not in (None, OWN_GRID):
         if args.members or args.grid_port:
             raise UsageError(
                 "--grid names members that somebody else runs; leave --members and --grid-port out"
             )
-        found["grid_members"] = tuple(word.strip() for word in args.grid.split(",") if word.strip())
+        found["grid_members"] = _addresses(args.grid)
         found["members"] = 0
     elif args.grid_port:
         found["grid_members"] = addresses(args.members or 1, args.grid_port)
     elif args.members:
         found["grid_members"] = addresses(args.members, GRID_PORT)
     return found
+
+
+def _addresses(text: str) -> tuple[str, ...]:
+    """HOST:PORT,... as a tuple. Raises UsageError."""
+    words = tuple(word.strip() for word in text.split(",") if word.strip())
+    for word in words or (text,):
+        host, _, port = word.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise UsageError(f"--grid {word!r}: expected {OWN_GRID}, or HOST:PORT like 127.0.0.1:5701")
+    return words
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -90,6 +108,11 @@ def execute(args: argparse.Namespace) -> int:
     check_names(args.services)
     home = Home(Path(args.home).absolute())
     settings = establish(home, asked(args))
+    if args.grid == OWN_GRID and not settings.members:
+        raise ConfigError(
+            f"{home.root}: was made for the members {', '.join(settings.grid_members)}, now it is --grid"
+            f" {OWN_GRID}; leave it out, or choose another --home"
+        )
     told = (lambda text: None) if args.json else say
     start_grid(home, settings, told)
     names = tuple(args.services) or (*BY_DEFAULT, *(BY_HAND if args.all else ()))

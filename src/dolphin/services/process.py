@@ -132,18 +132,25 @@ def limit_memory(megabytes: int) -> None:
 
 
 class _Stopper:
-    """SIGTERM and SIGINT, taken by a thread of their own: no handler interrupts a loop that holds a lock, and
-    a second signal ends a process whose loop hangs.
+    """SIGTERM and SIGINT, answered by a thread of their own: no handler interrupts a loop that holds a lock,
+    and a second signal ends a process whose loop hangs.
+
+    The interpreter's C handler writes the signal into a pipe, whichever thread the kernel gives it to: a
+    library may have started threads before us that would take a blocked one.
     """
 
-    _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
+    _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self) -> None:
         self.asked = threading.Event()
         self.wake: threading.Event | None = None
 
     def __enter__(self) -> _Stopper:
-        signal.pthread_sigmask(signal.SIG_BLOCK, self._SIGNALS)
+        self._pipe, written = os.pipe()
+        os.set_blocking(written, False)
+        signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+        for number in self._SIGNALS:
+            signal.signal(number, lambda number, frame: None)
         threading.Thread(target=self._listen, name="signals", daemon=True).start()
         return self
 
@@ -152,7 +159,9 @@ class _Stopper:
 
     def _listen(self) -> None:
         while True:
-            number = signal.sigwait(self._SIGNALS)
+            number = os.read(self._pipe, 1)[0]
+            if number not in self._SIGNALS:
+                continue
             if self.asked.is_set():
                 _log.warning("a second signal: ends at once")
                 os._exit(128 + number)
@@ -242,7 +251,15 @@ class _Process:
             )
             self.stopper.wake = context.wake
             hosted = Hosted(self.spec.make(context), context)
-            hosted.start()
+            try:
+                hosted.start()
+            except GridError:
+                # The next try is a fresh service: what this one has subscribed to is let go of.
+                try:
+                    hosted.service.stop()
+                except Exception as error:
+                    _log.debug(f"half a start could not be stopped: {error}")
+                raise
             return hosted
 
         hosted = self._patiently("the grid is away, so the service cannot start", begin)
@@ -298,7 +315,7 @@ class _Process:
         context = hosted.context
         hosted.service.stop()
         self.monitor.ends("stopped")
-        if hosted.beats:
+        if not hosted.silent:
             with contextlib.suppress(GridError):
                 beat = Heartbeat.at(context.name, "stopped", self.clock.now_ns())
                 context.grid.put(HEARTBEAT, beat, service=context.name)

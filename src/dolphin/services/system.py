@@ -20,7 +20,7 @@ from dolphin.services.feeds import identity_of, open_market
 from dolphin.services.held import HeldServices
 from dolphin.services.home import GRID_PORT, Home, SystemSettings
 from dolphin.services.member import Member, answers, start_cluster
-from dolphin.services.orphans import stop_orphans
+from dolphin.services.orphans import living, stop_orphans
 from dolphin.services.supervision import ServiceState, SupervisionError, Supervisor
 from dolphin.services.table import BY_NAME, SERVICES
 
@@ -154,6 +154,14 @@ def stop_services(home: Home, names: Sequence[str], tell: Tell, *, by: str = "")
     ordered = sorted(names, key=lambda name: (name not in BY_HAND, list(BY_NAME).index(name)))
     if by:
         HeldServices(home).hold(*ordered, by=by, now_ns=time.time_ns())
+    if not supervisor.running() and supervisor.pid is None:
+        left = [f"{name} (pid {pid})" for name, pid in living(home).items() if name in ordered]
+        if left:
+            raise SupervisionError(
+                f"{', '.join(left)} without a process manager; `dolphin down --home {home.root}` stops"
+                " everything"
+            )
+        return
     for name in ordered:
         if supervisor.stop_service(name):
             tell(f"{name}: stopped")
