@@ -184,7 +184,8 @@ def configuration(
                 # supervisord tries again what ends within its start seconds, unless there is no try left.
                 retries=START_RETRIES if spec.autorestart else 0,
                 stop_wait=STOP_WAIT_S,
-                logs=logs,
+                # supervisord expands a program's log file twice.
+                logs=_doubled(logs),
             )
         )
     return "".join(parts)
