@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dolphin.commands.shared import add_json, print_json, say, tell
+from dolphin.config import resolve
 from dolphin.domain.errors import ConfigError, UsageError
 
 #: The grid whose members `dolphin up` starts itself.
@@ -63,6 +64,9 @@ def asked(args: argparse.Namespace) -> dict[str, Any]:
     from dolphin.services.home import GRID_PORT
     from dolphin.services.system import addresses
 
+    # The rules of these are those of `dolphin run`.
+    resolve({name: getattr(args, name) for name in ("feed", "assets", "seed", "deployment")}
+            | {"set": args.set_name})  # fmt: skip
     names = ("feed", "path", "universe", "assets", "seed", "set_name", "deployment", "factors", "speed",
              "members", "metrics_port")  # fmt: skip
     found = {name: getattr(args, name) for name in names if getattr(args, name) is not None}

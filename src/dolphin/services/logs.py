@@ -39,6 +39,9 @@ _SECRET_MIN: Final = 6
 _CREDENTIALS: Final = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@\"']+@", re.I)
 _KNOWN: Final = ("time", "service", "level", "event", "logger", "traceback")
 
+#: What this process logs to at present.
+_ours: list[logging.Handler] = []
+
 
 def level_number(name: str) -> int:
     """The level's number. Raises UsageError for a name that is none."""
@@ -156,6 +159,9 @@ def log_to(
     root = logging.getLogger()
     for old in tuple(root.handlers):
         root.removeHandler(old)
+        if old in _ours:
+            old.close()
+    _ours[:] = handlers
     for handler in handlers:
         root.addHandler(handler)
     root.setLevel(number)

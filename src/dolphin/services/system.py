@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from dolphin.domain.errors import ConfigError, UsageError, nearest
+from dolphin.services.clock import SystemClock
 from dolphin.services.feeds import identity_of, open_market
 from dolphin.services.held import HeldServices
 from dolphin.services.home import GRID_PORT, Home, SystemSettings
@@ -30,6 +31,8 @@ BY_HAND: Final = ("trader", "trader_standby")
 BY_DEFAULT: Final = tuple(spec.name for spec in SERVICES if spec.name not in BY_HAND)
 #: A first start compiles kernels; supervisord itself waits for each one's start seconds.
 START_S: Final = 180.0
+#: The services' ports follow one another.
+METRICS_PORT_MAX: Final = 65535 - len(SERVICES)
 #: Settings that `up` decides itself at the first start.
 _ORIGINS: Final = ("clock_origin_ns", "market_origin_ns")
 
@@ -54,6 +57,11 @@ def establish(home: Home, asked: dict[str, Any]) -> SystemSettings:
     members = asked.get("members", 1)
     given = {"grid_members": addresses(members), **asked}
     settings = SystemSettings(**given)
+    SystemClock(settings.speed)
+    if not 0 <= settings.metrics_port <= METRICS_PORT_MAX:
+        raise UsageError(
+            f"metrics port is {settings.metrics_port}, expected 0 (any free ones) to {METRICS_PORT_MAX}"
+        )
     feed = open_market(settings)
     try:
         # What the trader would refuse is refused before anything is started.
