@@ -94,6 +94,19 @@ def test_it_is_ticked_once_a_period_and_beats_every_five_seconds(hosted: Hosted,
     assert (latest.service, latest.phase) == ("acb", "running")
 
 
+def test_dry_run_is_ticked_and_writes_no_heartbeat(grid: InProcessGrid, tmp_path: Path) -> None:
+    context = Context(
+        "trader", Home(tmp_path), SystemSettings(), VirtualClock(NOW), TypedGrid(grid.peer()),
+        options={"dry_run": True},
+    )  # fmt: skip
+    made = Hosted(Counting(context), context)
+    made.start()
+    pass_s(made, 60)
+    assert service(made).ticks == 7
+    assert TypedGrid(grid).get(HEARTBEAT, service="trader") is None
+    assert TypedGrid(grid).get(HEARTBEAT_LATEST) is None
+
+
 def test_woken_it_is_ticked_at_once(hosted: Hosted) -> None:
     hosted.step()
     hosted.step()
