@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 #: Between two tries to reach the grid, seconds: first and longest wait.
 BACK_OFF_S: Final = (0.5, 10.0)
+#: How long one try takes at most, seconds: so long may a stop have to wait.
+CONNECT_S: Final = 5.0
 #: How often a process looks at its own threads, memory and processor time, seconds of the machine.
 LIMITS_EVERY_S: Final = 10.0
 #: How long letting the grid go may take, seconds.
@@ -71,7 +73,7 @@ R = TypeVar("R")
 def _open_grid(settings: SystemSettings) -> Grid:
     from dolphin.services.grid_client import open_grid
 
-    return open_grid(settings, dispatcher="thread")
+    return open_grid(settings, dispatcher="thread", connect_timeout_s=CONNECT_S)
 
 
 def run_service(
@@ -234,6 +236,7 @@ class _Process:
 
     def _reach_grid(self) -> Grid | None:
         """The grid, waited for; None when asked to stop before."""
+        self.monitor.waits("reaching for the grid")
         return self._patiently("the grid is away", lambda: self.open_grid(self.settings))
 
     def _begin(self, grid: Grid) -> Hosted | None:
