@@ -287,7 +287,8 @@ class World:
         elif where == "DOLPHIN_SAFETY[latest]":
             safety = msgspec.json.decode(value)
             saved = DurableState(self.home.state("watchdog"), WatchdogDurable).load()
-            kept = None if saved is None or saved.stack is None else (POSTURES[saved.stack.posture], saved.fence)
+            stack = None if saved is None else saved.stack
+            kept = None if saved is None or stack is None else (POSTURES[stack.posture], saved.fence)
             if kept is None or kept != (safety["posture"], safety["fence"]):
                 self.unexpected.append(f"{name} told the grid a posture that it had not kept")
 
