@@ -202,6 +202,22 @@ class TraderService:
 
     def _work(self, trader: Trader) -> None:
         now_ns = self.context.clock.now_ns()
+        self._tell_switch()
+        try:
+            self._ask_and_tell(trader, now_ns)
+            if self._trader is None:
+                return
+            trader.drain()
+        except GridError:
+            # Whatever the grid could not do, a position is not left alone for it.
+            self._from_the_store(trader, now_ns)
+            raise
+        if not self.context.grid.grid.connected:
+            self._from_the_store(trader, now_ns)
+        self._count(trader)
+
+    def _ask_and_tell(self, trader: Trader, now_ns: int) -> None:
+        """What a grid that came back has missed, and now and then whether this process still leads."""
         if self._reborn:
             # Until it went through, it is tried again: a grid that is told half is told whole.
             trader.reborn()
@@ -214,18 +230,8 @@ class TraderService:
         if not 0 <= now_ns - self._checked_ns < LEASE_CHECK_NS:
             self._checked_ns = now_ns
             self._check_lease()
-            if self._trader is None:
-                return
-            trader.organs.refresh()
-        self._tell_switch()
-        try:
-            trader.drain()
-        except GridError:
-            self._from_the_store(trader, now_ns)
-            raise
-        if not self.context.grid.grid.connected:
-            self._from_the_store(trader, now_ns)
-        self._count(trader)
+            if self._trader is not None:
+                trader.organs.refresh()
 
     def _count(self, trader: Trader) -> None:
         """Add what the trader has counted since; its own counts begin anew with every term."""

@@ -327,6 +327,25 @@ def test_a_grid_that_was_lost_whole_is_told_again_and_fences_rise(system: System
     assert {d.posture for d in decisions[1:]} == {codes.STALKER}
 
 
+def test_a_grid_that_is_reborn_and_gone_again_leaves_no_position_alone(system: System) -> None:
+    """What it should be told cannot be told; the scans are decided from the store all the same."""
+    trader = system.trader()
+    at = open_bars(_alpha())[20]
+    for scan in MARKET[:at]:
+        system.scan(scan)
+        system.posture("APEX")
+        trader.tick()
+    system.memory.lose_memory()
+    system.peers[0].drop_connection()
+    for scan in MARKET[at : at + 5]:
+        system.scan(scan)
+        with pytest.raises(Exception, match="not reachable"):
+            trader.tick()
+    decisions = system.decisions()
+    assert [d.scan_number for d in decisions] == [s.scan_number for s in MARKET[: at + 5]]
+    assert codes.HIBERNATE_HALT in {d.reason for d in decisions[at:]}
+
+
 def test_a_log_that_grew_again_past_where_the_reader_stood_hides_nothing(system: System) -> None:
     trader = system.trader()
     for scan in MARKET[:50]:
