@@ -111,7 +111,8 @@ def test_killed_and_gone_on_with(name: str, jobs_then: int, panel: Path, whole: 
     assert tree(out) == whole
     assert told["scans"] == N_SCANS
     if told["jobs"] == 2:
-        # One process alone scans the one day that is left again, record or not, whatever was asked for. A day may have been finished by a process that outlived the first one by a moment.
+        # One process alone scans the one day that is left again, record or not, whatever was asked for.
+        # A day may have been finished by a process that outlived the first one by a moment.
         assert told["scans_there"] >= before
 
 
