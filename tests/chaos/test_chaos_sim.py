@@ -96,7 +96,9 @@ def test_the_leader_is_killed_in_a_step_and_the_standby_decides_the_next_scan(tm
 
 
 def test_a_grid_that_comes_back_empty_is_told_again_what_the_journal_says(tmp_path: Path) -> None:
-    for world in faulty(tmp_path, QUIET, [Fault(500.0, "grid lost", "", 20.0)]):
+    # A verdict that nobody but the journal remembers.
+    verdict_given = Fault(100.0, "forewarner", "OK", 5000.0)
+    for world in faulty(tmp_path, QUIET, [verdict_given, Fault(500.0, "grid lost", "", 20.0)]):
         decisions, digest, trades, _ = runs.read(world)
         assert trades > 2
         assert runs.judged(world, tuple(decisions), digest).broken == []

@@ -6,13 +6,15 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from dolphin.domain.clock import NS_PER_S, iso_from_ns
 from dolphin.domain.codes import ACTION_ENTER, ACTIONS, POSTURES
 from dolphin.domain.decision import Decision
-from dolphin.grid.topics import ACB_BOOST, ENGINE_SNAPSHOT, LAST_TRADE, PNL_DAY, SIGNAL, STATE
+from dolphin.grid.topics import ACB_BOOST, ENGINE_SNAPSHOT, FOREWARNER, LAST_TRADE, PNL_DAY, SIGNAL, STATE
 from dolphin.host.finish import JOURNAL_FILE
 from dolphin.host.session import SCAN_AGE_MAX_NS
-from dolphin.journal.fenced import Term, terms_of
+from dolphin.journal.fenced import Term, newest_inputs, terms_of
 from dolphin.journal.store import Journal
 from dolphin.services.acb import AcbDurable
 from dolphin.services.durable import DurableState
@@ -106,6 +108,10 @@ def told_to_the_grid(world: World, journal: Journal, decisions: Sequence[Decisio
     safety, stack = world.safety(), _saved(world, "watchdog", WatchdogDurable)
     same("the posture", safety and safety.posture, stack and stack.stack and POSTURES[stack.stack.posture])
     same("the watchdog's fence", safety and safety.fence, stack and stack.fence)
+    heard = newest_inputs(journal).get("FOREWARNER")
+    if heard is not None:
+        gate = grid.get(FOREWARNER)
+        same("the forewarner's gate", gate and gate.gate, msgspec.json.decode(heard)["gate"])
     boost, breaker = grid.get(ACB_BOOST), _saved(world, "acb", AcbDurable)
     same("the breaker's fence", boost and boost.fence, breaker and breaker.fence)
     if boost is not None and safety is not None:

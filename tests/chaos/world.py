@@ -38,7 +38,6 @@ from dolphin.market.synthetic import SyntheticFeed
 from dolphin.services.clock import VirtualClock
 from dolphin.services.durable import DurableState
 from dolphin.services.home import FRESH_MAX_NS, Home, SystemSettings
-from dolphin.services.kill_switch import KillSwitch
 from dolphin.services.service import Context, Service
 from dolphin.services.supervision import ServiceState
 from dolphin.services.table import BY_NAME
@@ -170,7 +169,6 @@ class World:
         self.disk = Disk(self.clock.now_ns, lambda: self.true_ns)
         self.disk.running = lambda: self.current
         self.disk.forbidden = self._forbidden
-        self._switch = KillSwitch(self.home.kill_switch)
         self._events: list[tuple[int, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._mtime_ns = T0_NS
@@ -266,9 +264,8 @@ class World:
         """Why nothing may be entered now, as far as the process could know when it decided."""
         if runner.was_frozen:
             return FROZEN
-        switch = self._switch.read()
-        if switch is not None:
-            return f"the kill switch says {switch.state}"
+        if self.home.kill_switch.exists():
+            return "the kill switch is on"
         safety = self.safety()
         if safety is None:
             return ""
