@@ -113,6 +113,20 @@ def test_a_damaged_posture_opens_no_door_and_a_dead_watchdog_shuts_it(tmp_path: 
         assert runs.judged(world, tuple(decisions), "").kind == SAME
 
 
+def test_a_posture_that_fell_comes_back_slowly_and_whole(tmp_path: Path) -> None:
+    """No heartbeat of the scan path for a minute: HIBERNATE at once, and two hours until all is well."""
+    silence = [Fault(300.0, "pause", name, 60.0) for name in ("scanner", "scan_bridge")]
+    for world in faulty(tmp_path, QUIET, silence):
+        decisions, digest, _, _ = runs.read(world)
+        assert POSTURES[decisions[-1].posture] == "HIBERNATE"
+        assert runs.judged(world, tuple(decisions), digest).broken == []
+        seen = []
+        for _ in range(13):
+            world.run_to(world.true_ns + 600 * NS_PER_S)
+            seen.append(world.safety().posture)
+        assert list(dict.fromkeys(seen)) == ["HIBERNATE", "TURTLE", "STALKER", "APEX"]
+
+
 # the judges
 
 
