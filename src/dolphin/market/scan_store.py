@@ -230,6 +230,11 @@ class ScanStore:
                 yield self.read(path)
             except DataError as error:
                 self.quarantine(path, str(error))
+            except StoreError as error:
+                if path.is_file() or not path.exists():
+                    raise
+                # A folder with the name of a scan would stop every reader for good.
+                self.quarantine(path, str(error))
 
     def scans_of_day(self, day: str) -> Iterator[Scan]:
         """The scans of one UTC day, ordered by number; nothing for a day without a folder. See `scans`."""

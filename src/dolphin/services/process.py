@@ -196,7 +196,7 @@ class _Process:
         self.open_grid = open_grid
         self.clock = SystemClock(settings.speed, settings.clock_origin_ns)
         self.monitor = Monitor(spec.name, speed=settings.speed)
-        self.notifier = _notifier(home, environ)
+        self.notifier = _notifier(home, environ, self.clock)
         self.limits = _Limits(spec)
 
     def run(self) -> int:
@@ -367,11 +367,11 @@ class _Limits:
             self._told.discard(what)
 
 
-def _notifier(home: Home, environ: Mapping[str, str]) -> Notifier:
+def _notifier(home: Home, environ: Mapping[str, str], clock: SystemClock) -> Notifier:
     """Where alerts go besides the log."""
     from dolphin.services.alerts import Notifier
 
-    return Notifier(home, environ)
+    return Notifier(home, environ, clock)
 
 
 def _close(grid: Grid | None, endpoint: Endpoint) -> None:

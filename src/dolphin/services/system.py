@@ -102,6 +102,13 @@ def start_grid(home: Home, settings: SystemSettings, tell: Tell) -> None:
                 f"no member answers at {', '.join(settings.grid_members)}; start it, or leave --grid out"
             )
         return
+    for member in ours:
+        if member not in away and not member.running:
+            raise UsageError(
+                f"{member.address} is answered by something that this home has not started, perhaps another"
+                " system's grid: two systems on one grid would trade each other's scans; give a new home"
+                " another --grid-port, or name a grid to share with --grid"
+            )
     if not away:
         tell(f"grid: {', '.join(settings.grid_members)} answer already")
         return

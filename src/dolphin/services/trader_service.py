@@ -86,6 +86,7 @@ class TraderService:
         self._listening = False
         self._first_to_lead = context.name != "trader_standby"
         self._leader_seen = False
+        self._takeover_failed = False
         self._started_ns = context.clock.now_ns()
         self._owner = f"{context.name}:{os.getpid()}"
 
@@ -110,8 +111,10 @@ class TraderService:
         return "halted" if self._trader.session.halted else "running"
 
     def health(self) -> tuple[bool, str]:
-        """Standing by is healthy; a halted ledger is not."""
+        """Standing by is healthy; a takeover that fails is not, nor a halted ledger."""
         if self._trader is None:
+            if self._takeover_failed:
+                return False, f"cannot take over: {self._why}"
             return True, f"stands by: {self._why}"
         if self._trader.session.halted:
             return False, "the ledger did not balance: no entries until a person has looked"
@@ -262,12 +265,12 @@ class TraderService:
             return
         if lock.locked() and not lock.held():
             # Asked first, for the floor below costs a look into the journal.
-            self._why = "another trader leads"
+            self._why, self._takeover_failed = "another trader leads", False
             return
         try:
             fence = lock.acquire(0.0, floor=highest_fence(path))
         except LockTimeout:
-            self._why = "another trader leads"
+            self._why, self._takeover_failed = "another trader leads", False
             return
         except LockError:
             # An earlier try had no answer, but took it: the next one begins anew.
@@ -284,12 +287,14 @@ class TraderService:
             # The journal is in use, or the disk is full: the lock goes to whoever can do better.
             self._release(lock)
             self._why = str(error)
+            self._takeover_failed = True
             self.context.counts["takeovers_failed"] += 1
             self.context.tell("leader", f"cannot take over: {error}")
         except BaseException:
             self._release(lock)
             raise
         else:
+            self._takeover_failed = False
             self._lock = lock
             self._checked_ns = self.context.clock.now_ns()
 

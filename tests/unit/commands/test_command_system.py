@@ -131,3 +131,19 @@ def test_logs_shows_people_lines_and_machines_objects(tmp_path: Path) -> None:
     assert invoke("logs", "exf", "--home", tmp_path, "--lines", "1").out.split()[4] == "e2"
     assert "e0" not in invoke("logs", "--home", tmp_path, "--level", "warning").out
     assert "no log of 'trader'" in invoke("logs", "trader", "--home", tmp_path).error
+
+
+def test_a_port_that_somebody_else_answers_is_no_grid_of_this_home(tmp_path: Path) -> None:
+    """Two systems on one grid would trade each other's scans."""
+    import socket
+
+    from dolphin.domain.errors import UsageError
+    from dolphin.services.home import Home, SystemSettings
+    from dolphin.services.system import start_grid
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        settings = SystemSettings(grid_members=(f"127.0.0.1:{taken.getsockname()[1]}",))
+        with pytest.raises(UsageError, match="that this home has not started"):
+            start_grid(Home(tmp_path), settings, lambda text: None)

@@ -486,6 +486,44 @@ def test_what_the_organs_said_is_journalled_when_it_changes_and_known_after_a_re
     assert {d.posture for d in system.decisions()[31:33]} == {codes.HIBERNATE}
 
 
+def test_a_folder_with_the_name_of_a_scan_keeps_nobody_from_leading(system: System) -> None:
+    trader = system.trader()
+    for scan in MARKET[:5]:
+        system.scan(scan)
+    day = iso_from_ns(MARKET[0].timestamp_ns)[:10]
+    (system.store.folder / day / "scan_900000_235959.arrow").mkdir()
+    trader.tick()
+    assert trader.phase == "running"
+    assert [d.scan_number for d in system.decisions()] == [s.scan_number for s in MARKET[:5]]
+    assert (system.store.quarantine_folder / "scan_900000_235959.arrow").is_dir()
+
+
+def test_a_lock_that_is_free_and_cannot_be_taken_over_is_not_well(system: System) -> None:
+    trader = system.trader()
+    system.home.trader.mkdir(parents=True)
+    alone = Journal.create(system.home.trader / "journal.db", trader._identity.recorded())  # type: ignore[union-attr]
+    trader.tick()
+    assert trader.health()[0] is False
+    assert "another process writes this run" in trader.health()[1]
+    alone.close()
+    trader.tick()
+    assert trader.health()[0] is True
+    assert trader.fence > 0
+
+
+def test_a_remembered_word_of_another_schema_starts_the_trader_all_the_same(system: System) -> None:
+    trader = system.trader()
+    system.scan(MARKET[0])
+    trader.tick()
+    journal = trader.trader.journal  # type: ignore[union-attr]
+    with journal.transaction():
+        journal.add_input(0, 0, "SAFETY", b'{"posture":"WIDE OPEN"}')  # type: ignore[attr-defined]
+    trader.stop()
+    again = system.trader()
+    again.tick()
+    assert again.phase == "running"
+
+
 def test_a_dry_run_decides_and_leaves_no_trace(system: System) -> None:
     leader = system.trader()
     dry = system.trader("trader_dry", dry_run=True)
