@@ -111,6 +111,21 @@ def answers(address: str, timeout_s: float = 1.0) -> bool:
         return False
 
 
+def _command_of(pid: int) -> bytes:
+    """The command line of a process. Raises OSError when there is none of that number.
+
+    A process that is just being started shows none for a moment; so does one that is dead and not yet waited
+    for, so a few looks are enough.
+    """
+    path = Path(f"/proc/{pid}/cmdline")
+    for _ in range(5):
+        command = path.read_bytes()
+        if command:
+            return command
+        time.sleep(0.01)
+    return b""
+
+
 class Member:
     """One member of a cluster on loopback.
 
@@ -216,7 +231,7 @@ class Member:
             return self._process.pid if self._process.poll() is None else None
         try:
             pid = int(self.pid_file.read_text())
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            command = _command_of(pid)
         except (OSError, ValueError):
             return None
         # A number is given again: it is ours only if it was started with our configuration.
