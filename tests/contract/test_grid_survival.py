@@ -17,6 +17,7 @@ import pytest
 from real_members import RealCluster, skip_without_java, until
 
 from dolphin.grid.hazelcast import HazelcastGrid
+from dolphin.grid.hazelcast_link import Link
 from dolphin.grid.port import ConnectionState, EntryEvent, GridError
 
 ROUNDS = int(os.environ.get("DOLPHIN_ROUNDS", "3"))
@@ -209,10 +210,35 @@ def test_the_last_value_comes_after_the_only_member_was_restarted(start):
         reader.await_values(writer.finish())
 
 
+def test_a_new_link_that_is_connected_before_it_is_in_its_place_is_taken(start):
+    """The vendor connects on a thread of its own, and may be through before its maker has the link."""
+    cluster = start(1)
+    reader, writer = watched(cluster)
+    open_link = reader.grid._open
+    connected = []
+
+    def slowly() -> Link:
+        link = open_link()
+        until(link.client._connection_manager.initialized_on_cluster, "the new link to be connected")
+        # So that its word, too, has come before the link is handed back.
+        threading.Event().wait(0.3)
+        connected.append(link)
+        return link
+
+    reader.grid._open = slowly
+    writer.go_on()
+    cluster.members[0].kill()
+    cluster.start_all()
+    until(lambda: connected and reader.grid.connected, "the reader to be back on its new link")
+    writer.more(2)
+    reader.await_values(writer.finish())
+
+
 HOLDER = """
 import sys
 import threading
 from dolphin.grid.hazelcast import HazelcastGrid
+from dolphin.grid.hazelcast_link import Link
 from dolphin.grid.port import GridUnreachable
 grid = HazelcastGrid(sys.argv[1:], "contract")
 lock = grid.lock("leader")

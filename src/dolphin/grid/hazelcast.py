@@ -379,10 +379,11 @@ class HazelcastGrid:
         )
 
     def _on_state(self, link: Link, state: str) -> None:
-        # Called by the vendor while the first link is being made, too: then `self.link` is not set yet.
-        if getattr(self, "link", link) is not link:
-            return
         with self._state:
+            # The vendor may connect before the link that it belongs to is in its place. The first one is
+            # taken without a place; a later one waits here, as `_replace_link` puts it there under `_state`.
+            if getattr(self, "link", link) is not link:
+                return
             if state == "CONNECTED":
                 self._connects += 1
                 self._linked = True
@@ -433,6 +434,8 @@ class HazelcastGrid:
                 if now - probed >= _PROBE_EVERY_S:
                     probed = now
                     self.link.probe_reactor()
+                    if not linked:
+                        self.link.drop_silent()
             except GridError as error:
                 _log.info("the grid could not be read: %s", error)
                 if shaken:

@@ -10,7 +10,8 @@ Invariants
 3. One connection a client (no smart routing): a connection that is lost is known to be lost, and with it
    what was on its way. With one connection a member the client stays "connected" while a member's events
    are gone.
-4. The vendor tries to reconnect for ever, in the background, and calls fail at once meanwhile.
+4. The vendor tries to reconnect for ever, in the background, and calls fail at once meanwhile. It waits
+   without a limit for the answer to its greeting, so `drop_silent` sets one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from dolphin.domain.errors import UsageError
@@ -190,6 +192,23 @@ class Link:
                 return
             if time.monotonic() > give_up or wait(0.005):
                 raise GridUnreachable("the grid did not take the listeners back in time")
+
+    def drop_silent(self) -> None:
+        """Close connections whose greeting was not answered in time: the vendor waits for it for ever.
+
+        Its heartbeats look after greeted connections only. It tries again by itself after a closing.
+        """
+        invocations: Any = self.client._invocation_service
+        reactor: Any = self.client._reactor
+        greeted = list(self.client._connection_manager.active_connections.values())
+        for invocation in list(invocations._pending.values()):
+            connection = invocation.sent_connection
+            if connection is None or not connection.live or connection in greeted:
+                continue
+            # `timeout` is a moment of the vendor's, half a deadline after the greeting was sent.
+            if time.time() > invocation.timeout + self.deadline_s / 2:
+                close = partial(connection.close_connection, "the greeting was not answered", None)
+                reactor.add_timer(0, close)
 
     def probe_reactor(self) -> None:
         """Measure how late the vendor's one thread runs: everything of its hangs on it."""

@@ -97,12 +97,35 @@ def test_the_reactor_s_lag_is_measured(link):
     assert 0.0 < link.reactor_lag_s < 5.0
 
 
+def test_a_greeting_that_is_not_answered_is_given_up_and_tried_again():
+    """The vendor alone would wait for ever for a member that takes the connection and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(20.0)
+        taken: list[socket.socket] = []
+
+        def accept() -> None:
+            taken.extend(silent.accept()[0] for _ in range(2))
+
+        taking = threading.Thread(target=accept, daemon=True)
+        taking.start()
+        with pytest.raises(GridUnreachable, match="no member of cluster 'nowhere'"):
+            HazelcastGrid(
+                [f"127.0.0.1:{silent.getsockname()[1]}"], "nowhere",
+                deadline_s=0.2, backoff_s=0.02, connect_timeout_s=4.0,
+            )  # fmt: skip
+        taking.join(20.0)
+        assert len(taken) == 2
+        for each in taken:
+            each.close()
+
+
 def test_the_private_corners_are_there(link):
     """What we use of the vendor's inside; a new version that moves it is to be looked at."""
     client: HazelcastClient = link.client
     assert client._listener_service._active_registrations == {}
     assert client._connection_manager.active_connections == {}
     assert callable(client._reactor.add_timer)
+    assert isinstance(client._invocation_service._pending, dict)
     assert client._config.reconnect_mode == ReconnectMode.ASYNC
     assert client._config.redo_operation is False
     assert client._config.smart_routing is False
