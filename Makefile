@@ -10,7 +10,7 @@ WORKERS ?= auto
 SEEDS ?= 50
 PURE := tests/unit/domain tests/unit/alpha tests/unit/risk tests/unit/orderbook tests/unit/engine tests/unit/numerics tests/unit/scan
 
-.PHONY: run research services test test-full lint bench bench-page vectorbt coverage checked mutation clean survival chaos soak
+.PHONY: run research services feeds test test-full lint bench bench-page vectorbt coverage checked mutation clean survival chaos soak
 
 run: $(VENV)/.core
 	$(BIN)/dolphin run $(ARGS)
@@ -20,6 +20,9 @@ research: $(VENV)/.research
 
 # What a system of processes on a Hazelcast grid needs beyond the core; the grid's member also wants Java.
 services: $(VENV)/.services
+
+# What live market data and the sky need beyond the core.
+feeds: $(VENV)/.feeds
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not long" $(ARGS)
@@ -91,6 +94,10 @@ $(VENV)/.research: $(VENV)/.core requirements/research.txt
 
 $(VENV)/.services: $(VENV)/.core requirements/services.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/services.txt
+	@touch $@
+
+$(VENV)/.feeds: $(VENV)/.core requirements/feeds.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/feeds.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core requirements/dev.txt
