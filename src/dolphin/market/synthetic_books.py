@@ -127,17 +127,36 @@ def book_chunks(seed: int, prices: FloatArray, onsets: Sequence[int] | IntArray 
 
 def _chunks(seed: int, prices: FloatArray, begins: BoolArray) -> Iterator[BookChunk]:
     n_bars, n = prices.shape
-    rng = np.random.Generator(np.random.PCG64([seed, 1]))
-    level = _LEVEL_USD / np.arange(1, n + 1) ** _LEVEL_FALL
-    sensitivity = np.linspace(*_SENSITIVITY, n)[np.random.Generator(np.random.PCG64(11)).permutation(n)]
-    market = np.zeros(11)
-    market[_SINCE_ONSET] = 1e9
-    market[_SLOW], market[_LEAN] = rng.standard_normal(2) * (_SLOW_SD, _LEAN_SD)
-    own = rng.standard_normal((2, n)) * np.array([[_OWN_SD], [_OWN_LEAN_SD]])
-    assets = np.vstack([own, np.zeros((4, n))])
-    before = np.full(n, np.nan)
+    stream = BookStream(seed, n)
     for start in range(0, n_bars, CHUNK_BARS):
-        m = min(CHUNK_BARS, n_bars - start)
+        stop = min(start + CHUNK_BARS, n_bars)
+        yield stream.chunk(prices[start:stop], begins[start:stop])
+
+
+class BookStream:
+    """The snapshots of a market without end, chunk after chunk; arguments as for `synthetic_books`."""
+
+    def __init__(self, seed: int, n_assets: int) -> None:
+        n = n_assets
+        rng = np.random.Generator(np.random.PCG64([seed, 1]))
+        self._n = n
+        self._rng = rng
+        self._level = _LEVEL_USD / np.arange(1, n + 1) ** _LEVEL_FALL
+        shuffled = np.random.Generator(np.random.PCG64(11)).permutation(n)
+        self._sensitivity = np.linspace(*_SENSITIVITY, n)[shuffled]
+        self._market = np.zeros(11)
+        self._market[_SINCE_ONSET] = 1e9
+        self._market[_SLOW], self._market[_LEAN] = rng.standard_normal(2) * (_SLOW_SD, _LEAN_SD)
+        own = rng.standard_normal((2, n)) * np.array([[_OWN_SD], [_OWN_LEAN_SD]])
+        self._assets = np.vstack([own, np.zeros((4, n))])
+        self._before = np.full(n, np.nan)
+
+    def chunk(self, prices: FloatArray, begins: BoolArray) -> BookChunk:
+        """The next snapshots: prices (m, n_assets), begins (m,) whether an onset begins; m <= CHUNK_BARS.
+
+        Only the last chunk may be shorter than CHUNK_BARS: draws come in whole chunks.
+        """
+        rng, n, m = self._rng, self._n, len(prices)
         draws = (
             rng.standard_normal((CHUNK_BARS, 2)),
             rng.random((CHUNK_BARS, 6)),
@@ -149,19 +168,19 @@ def _chunks(seed: int, prices: FloatArray, begins: BoolArray) -> Iterator[BookCh
         )
         chunk = BookChunk(np.zeros((m, n, BANDS)), np.zeros((m, n, BANDS)), np.zeros((m, n), dtype=np.bool_))
         books_kernel(
-            np.ascontiguousarray(prices[start : start + m]),
-            begins[start : start + m],
+            np.ascontiguousarray(prices),
+            np.ascontiguousarray(begins),
             *draws,
-            level,
-            sensitivity,
+            self._level,
+            self._sensitivity,
             np.array(_BAND_SHARE),
             np.array(_BAND_LEAN),
-            market,
-            assets,
-            before,
+            self._market,
+            self._assets,
+            self._before,
             *chunk,
         )
-        yield chunk
+        return chunk
 
 
 def book_bars(chunks: Iterable[BookChunk], n_bars: int, n_assets: int) -> BookBars:
