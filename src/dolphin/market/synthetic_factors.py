@@ -20,6 +20,7 @@ looks ahead; 3. the first bar of every UTC day is a record.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Final, NamedTuple
@@ -120,57 +121,89 @@ def synthetic_factors(
     return FactorBars(boost, beta, posture, mc_status, haircut[spread]), records
 
 
-def _waves(rng: np.random.Generator, n: int, lengths: tuple[float, ...]) -> FloatArray:
-    """(n, len(lengths)) stationary waves of deviation one; drawn in whole chunks."""
+def _waves(rng: np.random.Generator, lengths: tuple[float, ...]) -> Iterator[FloatArray]:
+    """Stationary waves of deviation one, (len(lengths),) a step; drawn in whole chunks."""
     keep = np.exp(-1.0 / np.array(lengths))
     push = np.sqrt(1.0 - keep * keep)
     state = rng.standard_normal(len(lengths))
-    out = np.empty((n, len(lengths)))
-    for start in range(0, n, CHUNK_RECORDS):
-        noise = rng.standard_normal((CHUNK_RECORDS, len(lengths)))
-        for k in range(min(CHUNK_RECORDS, n - start)):
-            state = keep * state + push * noise[k]
-            out[start + k] = state
-    return out
+    while True:
+        for noise in rng.standard_normal((CHUNK_RECORDS, len(lengths))):
+            state = keep * state + push * noise
+            yield state
 
 
-def _means(values: FloatArray, length: float) -> FloatArray:
-    """Exponential means of values (k,), from 0 on."""
-    keep = math.exp(-1.0 / length)
-    out, mean = np.empty(len(values)), 0.0
-    for k, value in enumerate(values.tolist()):
-        mean = keep * mean + (1.0 - keep) * value
-        out[k] = mean
-    return out
+class RecordStream:
+    """The records of a market one by one, for one without end too; arguments as for `synthetic_factors`."""
+
+    def __init__(self, seed: int) -> None:
+        self._k = 0
+        self._waves = _waves(_stream(seed, 2), (_FUNDING[2], _DVOL[2], _FNG[2], _TAKER[2]))
+        self._silence = _stream(seed, 3)
+        self._day = -1
+        self._fng = 0.0
+        self._before: FloatArray | None = None
+        self._hour, self._day_mean = _Mean(_HOUR), _Mean(_DAY)
+        self._short, self._long = _Mean(_VARIANCE_SHORT), _Mean(_VARIANCE_LONG)
+        #: By factor the spells of silence that are not over, as positions of records.
+        self._spells: tuple[list[tuple[int, int]], ...] = ([], [], [], [])
+
+    def next(self, minute: int, prices: FloatArray) -> tuple[float, float, float, float]:
+        """(funding_btc, dvol_btc, fng, taker) of the next record, MISSING where a source is silent.
+
+        minute counts from the epoch; prices (n_assets,) are the bar's, USDT.
+        """
+        k = self._k
+        self._k += 1
+        wave = next(self._waves)
+        move = 0.0
+        if self._before is not None:
+            move = float(log_returns(np.stack([self._before, prices])).mean(axis=1)[0])
+            # An asset without a price moves when it has one again.
+            prices = np.where(np.isnan(prices), self._before, prices)
+        self._before = np.array(prices)
+        hour, day = self._hour.after(move) * _HOUR, self._day_mean.after(move) * _DAY
+        # Both means start from zero, which their weights so far take out again.
+        short = self._short.after(move * move) / (1.0 - np.exp(-(k + 1) / _VARIANCE_SHORT))
+        long = self._long.after(move * move) / (1.0 - np.exp(-(k + 1) / _VARIANCE_LONG))
+        level = float(np.log(short / long)) if short > 0.0 and long > 0.0 else 0.0
+        if minute // MINUTES_PER_DAY != self._day:
+            self._day = minute // MINUTES_PER_DAY
+            self._fng = float(np.rint(np.clip(_FNG[0] + _FNG[1] * wave[2] + _FNG[3] * day, 0.0, 100.0)))
+            for spells in self._spells:
+                begin, length = _spell(self._silence, _SILENCE_ODDS, _SILENCE_LENGTH)
+                spells[:] = [each for each in spells if each[1] > k]
+                spells.append((k + begin, k + begin + length))
+        values = (
+            float(_FUNDING[0] + _FUNDING[1] * wave[0] + _FUNDING[3] * day),
+            float(max(_DVOL[0] + _DVOL[1] * wave[1] + _DVOL[3] * 0.5 * level, 5.0)),
+            self._fng,
+            float(max(_TAKER[0] + _TAKER[1] * wave[3] + _TAKER[3] * hour, 0.0)),
+        )
+        funding, dvol, fng, taker = (
+            MISSING if any(begin <= k < end for begin, end in spells) else value
+            for value, spells in zip(values, self._spells, strict=True)
+        )
+        return funding, dvol, fng, taker
+
+
+class _Mean:
+    """An exponential mean over `length` records, from 0 on."""
+
+    def __init__(self, length: float) -> None:
+        self._keep = math.exp(-1.0 / length)
+        self._mean = 0.0
+
+    def after(self, value: float) -> float:
+        """The mean with one more value."""
+        self._mean = self._keep * self._mean + (1.0 - self._keep) * value
+        return self._mean
 
 
 def _records(seed: int, minute: IntArray, bars: IntArray, prices: FloatArray) -> FactorRecords:
-    k = len(bars)
-    waves = _waves(_stream(seed, 2), k, (_FUNDING[2], _DVOL[2], _FNG[2], _TAKER[2]))
-    move = np.zeros(k)
-    if k > 1:
-        move[1:] = log_returns(prices[bars]).mean(axis=1)
-    hour, day = _means(move, _HOUR) * _HOUR, _means(move, _DAY) * _DAY
-    short, long = _means(move * move, _VARIANCE_SHORT), _means(move * move, _VARIANCE_LONG)
-    steps = np.arange(1, k + 1)  # take the zeros before the first record out of both means
-    short /= 1.0 - np.exp(-steps / _VARIANCE_SHORT)
-    long /= 1.0 - np.exp(-steps / _VARIANCE_LONG)
-    level = np.zeros(k)
-    np.log(short / np.where(long > 0.0, long, 1.0), out=level, where=(short > 0.0) & (long > 0.0))
-    fng = np.rint(np.clip(_FNG[0] + _FNG[1] * waves[:, 2] + _FNG[3] * day, 0.0, 100.0))
-    day_first = np.flatnonzero(np.diff(minute // MINUTES_PER_DAY, prepend=-1) > 0)
-    columns = [
-        _FUNDING[0] + _FUNDING[1] * waves[:, 0] + _FUNDING[3] * day,
-        np.maximum(_DVOL[0] + _DVOL[1] * waves[:, 1] + _DVOL[3] * 0.5 * level, 5.0),
-        fng[day_first[np.searchsorted(day_first, np.arange(k), side="right") - 1]],
-        np.maximum(_TAKER[0] + _TAKER[1] * waves[:, 3] + _TAKER[3] * hour, 0.0),
-    ]
-    silence = _stream(seed, 3)
-    for first in day_first.tolist():
-        for column in columns:
-            begin, length = _spell(silence, _SILENCE_ODDS, _SILENCE_LENGTH)
-            column[first + begin : first + begin + length] = MISSING
-    return FactorRecords(bars, *columns)
+    stream = RecordStream(seed)
+    rows = [stream.next(at, prices[bar]) for at, bar in zip(minute.tolist(), bars.tolist(), strict=True)]
+    columns = np.array(rows, dtype=np.float64).reshape(len(rows), 4).T
+    return FactorRecords(bars, *(np.ascontiguousarray(column) for column in columns))
 
 
 def _breaker(
@@ -238,7 +271,8 @@ def _excursion(at: int, worst: int, steps: list[int]) -> Iterator[tuple[int, int
 def _esoteric(seed: int, k: int) -> FloatArray:
     """Haircut at each record."""
     rng = _stream(seed, 6)
-    score = np.clip(0.08 + _SCORE_SD * _waves(rng, k, (_SCORE_TAU,))[:, 0], -1.0, 1.0)
+    wave = np.array([float(each[0]) for each in itertools.islice(_waves(rng, (_SCORE_TAU,)), k)])
+    score = np.clip(0.08 + _SCORE_SD * wave, -1.0, 1.0)
     silence = _stream(seed, 7)
     for first in range(0, k, MINUTES_PER_DAY):
         begin, length = _spell(silence, _SCORE_SILENCE_ODDS, _SCORE_SILENCE_LENGTH)
