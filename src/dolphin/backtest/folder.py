@@ -113,7 +113,7 @@ def open_run(folder: Path | str) -> Iterator[Run]:
             meta,
             params,
             float(meta["vol_threshold"]),
-            _first(halted(market, journal), n_bars),
+            halted(market, journal).first(n_bars),
         )
     finally:
         journal.close()
@@ -228,15 +228,3 @@ def halted(market: Market, journal: Journal) -> Market:
     refusal = np.full(len(market), REASON_NONE, np.int64) if market.refusal is None else market.refusal.copy()
     refusal[int(np.searchsorted(market.timestamp_ns, min(stamps))) + 1 :] = LEDGER_HALT
     return replace(market, refusal=refusal)
-
-
-def _first(market: Market, n_bars: int) -> Market:
-    """The first bars of a market."""
-    if len(market) == n_bars:
-        return market
-    cut: dict[str, Any] = {
-        name: value[:n_bars]
-        for name in Market.__slots__
-        if isinstance(value := getattr(market, name), np.ndarray)
-    }
-    return replace(market, **cut)

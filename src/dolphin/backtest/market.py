@@ -7,7 +7,7 @@ the memory of a piece; the engine's state goes from piece to piece (`Walk`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -15,11 +15,11 @@ import numpy as np
 from dolphin.backtest.period import PeriodResult, PeriodRunner
 from dolphin.domain.bar import BoolArray, FloatArray, IntArray
 from dolphin.domain.clock import NS_PER_DAY, day_from_ns
-from dolphin.domain.codes import APEX, MC_ABSENT, REASON_NONE
+from dolphin.domain.codes import APEX, BOOKS_ABSENT, MC_ABSENT, REASON_NONE
 from dolphin.domain.errors import DataError, plural
 from dolphin.domain.params import ParameterSet
 from dolphin.engine.engine import Snapshot
-from dolphin.engine.market import PeriodInputs
+from dolphin.engine.market import BookBars, PeriodInputs
 from dolphin.engine.state import EngineOptions
 from dolphin.market.columns import Columns
 from dolphin.market.scan_cache import CacheReader
@@ -32,7 +32,8 @@ PRICES_PER_PIECE: Final = 5_000_000
 class Market:
     """Consecutive scans and what the hosts say besides, n bars of a universe; arrays (n,) or (n, n_assets).
 
-    posture, boost, beta, mc_status, esof_mult and refusal are None where they are neutral on every bar.
+    posture, boost, beta, mc_status, esof_mult and refusal are None where they are neutral on every bar, books
+    where none were ever present; books_label says where they came from.
     certified_bits is by day; dropped counts scans that are not among the bars because they came late.
     """
 
@@ -51,6 +52,8 @@ class Market:
     mc_status: IntArray | None = None
     esof_mult: FloatArray | None = None
     refusal: IntArray | None = None
+    books: BookBars | None = None
+    books_label: str = BOOKS_ABSENT
     certified_bits: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     dropped: int = 0
@@ -85,7 +88,21 @@ class Market:
             mc_status=part(self.mc_status),
             esof_mult=part(self.esof_mult),
             refusal=refusal,
+            books=None if self.books is None else BookBars._make(map(part, self.books)),
         )
+
+    def first(self, n_bars: int) -> Market:
+        """The first n_bars bars."""
+        if len(self) == n_bars:
+            return self
+        cut: dict[str, Any] = {
+            name: value[:n_bars]
+            for name in Market.__slots__
+            if isinstance(value := getattr(self, name), np.ndarray)
+        }
+        if self.books is not None:
+            cut["books"] = BookBars._make(column[:n_bars] for column in self.books)
+        return replace(self, **cut)
 
     def day_starts(self) -> IntArray:
         """The first bar of each day, and the number of bars at the end."""

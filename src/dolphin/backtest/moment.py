@@ -13,7 +13,7 @@ import numpy as np
 from dolphin.alpha.volatility import VolatilityGate
 from dolphin.backtest.folder import Run
 from dolphin.backtest.market import Walk
-from dolphin.backtest.stepping import inputs_at, session_at, step_at
+from dolphin.backtest.stepping import books_of, inputs_at, session_at, step_at
 from dolphin.domain.bar import BoolArray, FloatArray
 from dolphin.domain.codes import REASON_NONE
 from dolphin.domain.decision import Decision
@@ -164,7 +164,7 @@ class Probe:
             st.excluded_assets(params, market.symbols),
             self.moment.bar,
             inputs,
-            st.absent_books(len(market.symbols)),
+            books_of(market, self.moment.bar) or st.absent_books(len(market.symbols)),
             self.draws,
             out_f,
             out_i,

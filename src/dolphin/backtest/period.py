@@ -26,7 +26,7 @@ import numpy as np
 from dolphin.alpha.selection import IRP_PRICES, PROFILE_ROWS
 from dolphin.alpha.volatility import VOL_THRESHOLD
 from dolphin.domain.bar import FloatArray, IntArray, SmallIntArray
-from dolphin.domain.codes import ACTION_ENTER, ACTION_EXIT, ACTION_NONE, MC_STATUSES
+from dolphin.domain.codes import ACTION_ENTER, ACTION_EXIT, ACTION_NONE, BOOKS_ABSENT, MC_STATUSES
 from dolphin.domain.decision import CANONICAL_DTYPE, Decision
 from dolphin.domain.errors import InvariantError
 from dolphin.domain.params import ParameterSet
@@ -160,7 +160,7 @@ class PeriodResult:
                 (float(market.vel_div[t]), float(market.v50[t]), float(market.v750[t])),
                 bool(market.vol_ok[t]),
                 float(market.esof_mult[t]),
-                books_label if has else "absent",
+                books_label if has else BOOKS_ABSENT,
                 self.rows_f[k].tolist(),
                 self.rows_i[k, :-1].tolist(),
             )

@@ -5,8 +5,10 @@ Entry points: `session_at`, `row_at`, `inputs_at`, `step_at`.
 
 from __future__ import annotations
 
+import numpy as np
+
 from dolphin.backtest.market import Market, Walk
-from dolphin.domain.codes import APEX, MC_ABSENT, REASON_NONE
+from dolphin.domain.codes import APEX, BOOKS_ABSENT, MC_ABSENT, REASON_NONE
 from dolphin.domain.decision import Decision
 from dolphin.domain.scan import ScanRow
 from dolphin.engine import state as st
@@ -68,14 +70,32 @@ def row_at(market: Market, bar: int) -> ScanRow:
     )
 
 
+def books_of(market: Market, bar: int) -> st.Books | None:
+    """The order books of a bar, None where they were absent."""
+    bars = market.books
+    if bars is None or not bars.present[bar]:
+        return None
+    return st.Books(
+        True,
+        float(bars.median_imbalance[bar]),
+        float(bars.agreement[bar]),
+        int(bars.cascade_count[bar]),
+        int(bars.regime_signal[bar]),
+        *(np.array(column[bar]) for column in bars[5:]),
+    )
+
+
 def inputs_at(market: Market, bar: int) -> HostInputs:
     """What the organs said on a bar."""
+    books = books_of(market, bar)
     return HostInputs(
         posture=APEX if market.posture is None else int(market.posture[bar]),
         boost=1.0 if market.boost is None else float(market.boost[bar]),
         beta=0.0 if market.beta is None else float(market.beta[bar]),
         mc_status=MC_ABSENT if market.mc_status is None else int(market.mc_status[bar]),
         esof_mult=1.0 if market.esof_mult is None else float(market.esof_mult[bar]),
+        books=books,
+        books_label=BOOKS_ABSENT if books is None else market.books_label,
     )
 
 

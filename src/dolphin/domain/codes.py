@@ -105,3 +105,9 @@ MC_STATUSES: Final = ("OK", "ORANGE", "RED", "ABSENT")
 def posture_code(word: str) -> int:
     """Code of a posture word; `CAUTION` is an alias of STALKER. Raises ValueError for an unknown word."""
     return POSTURES.index("STALKER" if word == "CAUTION" else word)
+
+
+# What a decision says of its order books besides a provider's name: none are wired, or they went silent.
+BOOKS_ABSENT: Final = "absent"
+BOOKS_DEGRADED: Final = "degraded"
+NO_BOOKS: Final = (BOOKS_ABSENT, BOOKS_DEGRADED)

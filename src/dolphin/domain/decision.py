@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from dolphin.domain.codes import ACTION_NONE, BOUND_NONE, MC_ABSENT, REASON_NONE
+from dolphin.domain.codes import ACTION_NONE, BOOKS_ABSENT, BOUND_NONE, MC_ABSENT, REASON_NONE
 from dolphin.domain.symbols import SYMBOL_BYTES_MAX
 
 _CANONICAL: Final = struct.Struct(f"<qqBB{SYMBOL_BYTES_MAX}s5dddBdddd")
@@ -73,7 +73,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     v750_velocity: float = 0.0
     vol_ok: bool = True
     posture: int = 0
-    books: str = "absent"
+    books: str = BOOKS_ABSENT
     confidence: float = 0.0
     strength: float = 0.0
     fraction: float = 0.0

@@ -16,6 +16,7 @@ import numpy as np
 from dolphin.domain.bar import BoolArray, FloatArray
 from dolphin.domain.codes import (
     ACTION_NONE,
+    BOOKS_ABSENT,
     MC_ABSENT,
     MC_STATUSES,
     POSTURES,
@@ -327,7 +328,7 @@ class Engine:
         scan_number: int = 0,
         stale: BoolArray | None = None,
         books: st.Books | None = None,
-        books_label: str = "absent",
+        books_label: str = BOOKS_ABSENT,
         esof_mult: float = 1.0,
         refusal: int = REASON_NONE,
     ) -> Decision:

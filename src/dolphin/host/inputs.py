@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from dolphin.domain.codes import APEX, MC_ABSENT
+from dolphin.domain.codes import APEX, BOOKS_ABSENT, MC_ABSENT
 from dolphin.engine.state import Books
 
 
@@ -23,7 +23,7 @@ class HostInputs:
     mc_status: int = MC_ABSENT
     esof_mult: float = 1.0
     books: Books | None = None
-    books_label: str = "absent"
+    books_label: str = BOOKS_ABSENT
 
     def gate(self) -> tuple[float, float, int, int]:
         """(boost, beta, posture, forewarner status): a change while a bar is decided makes it stale."""

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import numpy as np
 
-from dolphin.domain.codes import LIQUIDATION_GUARD, REASONS, STOP_LOSS
+from dolphin.domain.codes import LIQUIDATION_GUARD, NO_BOOKS, REASONS, STOP_LOSS
 from dolphin.domain.decision import Decision
 from dolphin.domain.errors import DataError, StoreError
 from dolphin.domain.params import ParameterSet
@@ -15,14 +15,13 @@ from dolphin.journal.findings import UNIT, AuditResult, BarsSeen, PriceOf, near,
 from dolphin.journal.ledger import ClosedTrade
 from dolphin.journal.store import Journal
 
-NO_BOOKS = "absent"
 _FORCED = (STOP_LOSS, LIQUIDATION_GUARD)
 
 
 def check_edges(params: ParameterSet, bars: BarsSeen, result: AuditResult) -> None:
     """The order-book edge of every exit: one draw of the seeded stream each, none with books."""
     full = params.ob_edge_bps * 1e-4
-    drawn = [leave for leave in bars.exits.values() if params.use_ob_edge and leave.books == NO_BOOKS]
+    drawn = [leave for leave in bars.exits.values() if params.use_ob_edge and leave.books in NO_BOOKS]
     stream = np.random.RandomState(params.seed).random_sample(len(drawn))
     expected = {
         leave.bar_idx: full if draw < params.ob_confirm_rate else 0.0

@@ -141,7 +141,7 @@ class BookStream:
         rng = np.random.Generator(np.random.PCG64([seed, 1]))
         self._n = n
         self._rng = rng
-        self._level = _LEVEL_USD / np.arange(1, n + 1) ** _LEVEL_FALL
+        self._level = np.array(_LEVEL_USD / np.arange(1, n + 1) ** _LEVEL_FALL, np.float64)
         shuffled = np.random.Generator(np.random.PCG64(11)).permutation(n)
         self._sensitivity = np.linspace(*_SENSITIVITY, n)[shuffled]
         self._market = np.zeros(11)
