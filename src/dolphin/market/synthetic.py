@@ -252,6 +252,14 @@ class SyntheticFeed:
             if self.n_bars is not None and start >= self.n_bars:
                 return
 
+    def chunks(self) -> Iterator[tuple[FloatArray, IntArray]]:
+        """(prices, onsets) of chunk after chunk, beyond the feed's end too.
+
+        prices (CHUNK_BARS, n_assets) in USDT, onsets positions in them.
+        """
+        for chunk in self._chunks():
+            yield chunk.prices, chunk.onsets
+
     def close(self) -> None:
         """A closed feed gives no more bars."""
         self._closed = True
