@@ -211,7 +211,7 @@ class AcbService:
 
     def _publish(self, judged: Judgement, now_ns: int) -> None:
         grid = self.context.grid
-        fields = self._fields(judged, now_ns)
+        fields = boost_fields(judged, self._writer.state.breaker, self._writer.fence, now_ns)
         if not grid.put_newer(ACB_BOOST, AcbBoost(**fields)):
             newer = grid.get(ACB_BOOST)
             if newer is not None and newer.fence > self._writer.fence:
@@ -220,7 +220,7 @@ class AcbService:
             # Our own word, of a clock that was set back since.
             if not self._writer.renew():
                 return
-            fields = self._fields(judged, now_ns)
+            fields = boost_fields(judged, self._writer.state.breaker, self._writer.fence, now_ns)
             grid.put_newer(ACB_BOOST, AcbBoost(**fields))
         state = msgspec.to_builtins(self._writer.state.breaker)
         grid.put_newer(ACB_STATE, AcbState(**fields, state=state))
@@ -229,28 +229,31 @@ class AcbService:
         self._written, self._written_ns = judged, now_ns
         self.context.counts["writes"] += 1
 
-    def _fields(self, judged: Judgement, now_ns: int) -> dict[str, Any]:
-        return {
-            "boost": judged.boost,
-            "beta": judged.beta,
-            "signals": judged.signals,
-            "factors": self._factors(judged, now_ns),
-            "missing": judged.missing,
-            "w750": judged.w750,
-            "threshold": judged.threshold,
-            "stress": judged.stress,
-            "day": judged.day,
-            "fence": self._writer.fence,
-            "updated_at": iso_from_ns(now_ns),
-        }
 
-    def _factors(self, judged: Judgement, now_ns: int) -> dict[str, AcbFactor]:
-        found = {}
-        for i, name in enumerate(FACTORS):
-            age_s = None
-            for record in reversed(self._writer.state.breaker.records):
-                if record.values[i] is not None:
-                    age_s = max(0, now_ns - record.pushed_ns) / NS_PER_S + (record.ages_s[i] or 0.0)
-                    break
-            found[name] = AcbFactor(value=judged.values[i], weight=judged.weights[i], age_s=age_s)
-        return found
+def boost_fields(judged: Judgement, breaker: BreakerDay, fence: int, now_ns: int) -> dict[str, Any]:
+    """The fields of `acb_boost` for what was judged of a breaker's day at an instant (ns UTC)."""
+    return {
+        "boost": judged.boost,
+        "beta": judged.beta,
+        "signals": judged.signals,
+        "factors": _factors(judged, breaker, now_ns),
+        "missing": judged.missing,
+        "w750": judged.w750,
+        "threshold": judged.threshold,
+        "stress": judged.stress,
+        "day": judged.day,
+        "fence": fence,
+        "updated_at": iso_from_ns(now_ns),
+    }
+
+
+def _factors(judged: Judgement, breaker: BreakerDay, now_ns: int) -> dict[str, AcbFactor]:
+    found = {}
+    for i, name in enumerate(FACTORS):
+        age_s = None
+        for record in reversed(breaker.records):
+            if record.values[i] is not None:
+                age_s = max(0, now_ns - record.pushed_ns) / NS_PER_S + (record.ages_s[i] or 0.0)
+                break
+        found[name] = AcbFactor(value=judged.values[i], weight=judged.weights[i], age_s=age_s)
+    return found
