@@ -30,27 +30,17 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from dolphin.domain.bar import BoolArray, FloatArray, IntArray
+from dolphin.domain.bar import BoolArray, FloatArray, IntArray, SmallIntArray
 from dolphin.domain.errors import DataError, UsageError
 from dolphin.engine.market import BookBars
 from dolphin.kernel import kernel
 from dolphin.numerics.portable import clamp, exp
-from dolphin.orderbook.features import book_features, imbalance_persistence, withdrawal_velocity
+from dolphin.orderbook import fold
+from dolphin.orderbook.constants import REFERENCE_KEEP
+from dolphin.orderbook.fold import fold_bar
+from dolphin.orderbook.snapshot import BANDS
 
 CHUNK_BARS: Final = 4096
-BANDS: Final = 5
-
-# The features' constants (spec 04).
-PERSISTENCE_BARS: Final = 10
-MEAN_BARS: Final = 5
-DEPTHS_KEPT: Final = 60
-LOOKBACK: Final = 60
-REFERENCE_KEEP: Final = 0.99
-CASCADE_THRESHOLD: Final = -0.30
-STRESS_THRESHOLD: Final = -0.10
-CALM_THRESHOLD: Final = 0.02
-CALM_AGREEMENT: Final = 0.60
-DEGRADED_BARS: Final = 3
 
 # The books' make-up. Lengths are bars of 5 s, depths are natural logarithms.
 _LEVEL_USD, _LEVEL_FALL = 4e7, 0.9  # depth of all bands of the first asset, and its fall with the rank
@@ -202,11 +192,7 @@ def book_bars(chunks: Iterable[BookChunk], n_bars: int, n_assets: int) -> BookBa
         np.zeros(n_bars, dtype=np.int64),
         *(np.zeros((n_bars, n_assets)) for _ in range(5)),
     )
-    depths, imbalances = np.zeros((n_assets, 2 * DEPTHS_KEPT)), np.zeros((n_assets, 2 * PERSISTENCE_BARS))
-    counts, reference = np.zeros((2, n_assets), dtype=np.int64), np.zeros(n_assets)
-    latest = np.zeros((5, n_assets))
-    latest[2], latest[3] = 1.0, 0.5
-    market = np.array([0.0, 0.0, 0.0, 0.0, float(DEGRADED_BARS)])
+    past, whole = fold.new_past(n_assets), fold.new_arrivals(n_assets)
     start = 0
     for chunk in chunks:
         stop = start + len(chunk.seen)
@@ -214,12 +200,9 @@ def book_bars(chunks: Iterable[BookChunk], n_bars: int, n_assets: int) -> BookBa
             raise DataError(f"snapshots of more than {n_bars} bars; expected as many as there are prices")
         features_kernel(
             *chunk,
-            depths,
-            imbalances,
-            counts,
-            reference,
-            latest,
-            market,
+            whole.covered,
+            whole.reach,
+            past,
             bars.present[start:stop],
             bars.median_imbalance[start:stop],
             bars.agreement[start:stop],
@@ -369,40 +352,13 @@ def books_kernel(
 
 
 @kernel
-def _appended(ring: FloatArray, count: int, value: float) -> int:
-    """Append to the last filled half of ring (2 w,), moving the newest w - 1 to the front when it is full."""
-    width = ring.shape[0] // 2
-    if count == ring.shape[0]:
-        for k in range(width - 1):
-            ring[k] = ring[count - width + 1 + k]
-        count = width - 1
-    ring[count] = value
-    return count + 1
-
-
-@kernel
-def _median(values: FloatArray) -> float:
-    """Median of at least one value; the mean of the two middle ones of an even count."""
-    ordered = np.sort(values)
-    n = ordered.shape[0]
-    if n % 2 == 1:
-        middle: float = ordered[n // 2]
-        return middle
-    both: float = ordered[n // 2 - 1] + ordered[n // 2]
-    return both / 2.0
-
-
-@kernel
 def features_kernel(
     bid: FloatArray,
     ask: FloatArray,
     seen: BoolArray,
-    depths: FloatArray,
-    imbalances: FloatArray,
-    counts: IntArray,
-    reference: FloatArray,
-    latest: FloatArray,
-    market: FloatArray,
+    covered: SmallIntArray,
+    reach: SmallIntArray,
+    past: fold.Past,
     present: BoolArray,
     median_imbalance: FloatArray,
     agreement: FloatArray,
@@ -414,71 +370,22 @@ def features_kernel(
     fill_probability: FloatArray,
     velocity: FloatArray,
 ) -> None:
-    """Write the features of m bars and carry the pasts on; see `book_bars`.
+    """Fold m bars of whole books in and write their features; see `book_bars` and `orderbook.fold`.
 
-    bid, ask (m, n, 5) USD, seen (m, n); depths (n, 2 * 60) and imbalances (n, 2 * 10): pasts, of which
-    counts (2, n) entries are filled; reference (n,) USD; latest (5, n): the five features of each asset;
-    market: the four market figures and the run of bars without a snapshot. The rest is written. No checks.
+    bid, ask (m, n, 5) USD, seen (m, n); covered and reach (n,) of a whole book. The rest is written, without
+    checks.
     """
     m, n = seen.shape
-    now_imbalance = np.zeros(n)
-    now_velocity = np.zeros(n)
     for t in range(m):
-        fresh = 0
+        fold_bar(bid[t], ask[t], seen[t], covered, reach, REFERENCE_KEEP, past)
+        present[t] = past.market[fold.PRESENT] == 1.0
+        median_imbalance[t] = past.market[fold.MEDIAN]
+        agreement[t] = past.market[fold.AGREEMENT]
+        cascade_count[t] = int(past.market[fold.CASCADE])
+        regime_signal[t] = int(past.market[fold.REGIME])
         for i in range(n):
-            if seen[t, i]:
-                depth = bid[t, i, 0] + ask[t, i, 0]
-                if counts[0, i] == 0:
-                    reference[i] = depth
-                else:
-                    reference[i] = REFERENCE_KEEP * reference[i] + (1.0 - REFERENCE_KEEP) * depth
-                book = book_features(bid[t, i], ask[t, i], reference[i])
-                counts[0, i] = _appended(depths[i], counts[0, i], depth)
-                counts[1, i] = _appended(imbalances[i], counts[1, i], book[1])
-                past = counts[1, i]
-                taken = MEAN_BARS if past >= MEAN_BARS else past
-                total = 0.0
-                for k in range(past - taken, past):
-                    total = total + imbalances[i, k]
-                oldest = counts[0, i] - DEPTHS_KEPT if counts[0, i] > DEPTHS_KEPT else 0
-                latest[0, i] = total / taken
-                latest[1, i] = imbalance_persistence(imbalances[i, :past], PERSISTENCE_BARS)
-                latest[2, i] = book[2]
-                latest[3, i] = book[3]
-                latest[4, i] = withdrawal_velocity(depths[i, oldest : counts[0, i]], LOOKBACK)
-                now_imbalance[fresh] = book[1]
-                now_velocity[fresh] = latest[4, i]
-                fresh += 1
-        if fresh > 0:
-            middle = _median(now_imbalance[:fresh])
-            same = 0
-            cascade = 0
-            for k in range(fresh):
-                value = now_imbalance[k]
-                if (value > 0.0 and middle > 0.0) or (value < 0.0 and middle < 0.0) or value == middle:
-                    same += 1
-                if now_velocity[k] < CASCADE_THRESHOLD:
-                    cascade += 1
-            withdrawn = _median(now_velocity[:fresh])
-            market[0] = middle
-            market[1] = same / fresh
-            market[2] = float(cascade)
-            market[3] = 0.0
-            if withdrawn < STRESS_THRESHOLD:
-                market[3] = 1.0
-            elif abs(withdrawn) < CALM_THRESHOLD and market[1] > CALM_AGREEMENT:
-                market[3] = -1.0
-            market[4] = 0.0
-        else:
-            market[4] += 1.0
-        present[t] = market[4] < DEGRADED_BARS
-        median_imbalance[t] = market[0]
-        agreement[t] = market[1]
-        cascade_count[t] = int(market[2])
-        regime_signal[t] = int(market[3])
-        for i in range(n):
-            imbalance_ma5[t, i] = latest[0, i]
-            persistence[t, i] = latest[1, i]
-            depth_quality[t, i] = latest[2, i]
-            fill_probability[t, i] = latest[3, i]
-            velocity[t, i] = latest[4, i]
+            imbalance_ma5[t, i] = past.features[fold.MA5, i]
+            persistence[t, i] = past.features[fold.PERSISTENCE, i]
+            depth_quality[t, i] = past.features[fold.QUALITY, i]
+            fill_probability[t, i] = past.features[fold.FILL, i]
+            velocity[t, i] = past.features[fold.WITHDRAWAL, i]

@@ -1,9 +1,12 @@
 """Features of one order book and of its recent past (spec 04, "Feature kernels").
 
-`bid` and `ask` are float64 (5,): USD notional resting in the bands (k-1 %, k %] from mid.
+`bid` and `ask` are float64 (k,): USD notional resting in the bands (k-1 %, k %] from mid that both sides
+cover, five of a whole book. Of a book that does not cover the first, the one entry is what is visible.
 """
 
 from __future__ import annotations
+
+import numpy as np
 
 from dolphin.domain.bar import FloatArray
 from dolphin.kernel import kernel
@@ -54,11 +57,33 @@ def withdrawal_velocity(depths: FloatArray, lookback: int) -> float:
         n = lookback
     if n < 1:
         return 0.0
-    old: float = depths[depths.shape[0] - 1 - n]
+    return relative_change(depths[depths.shape[0] - 1 - n], depths[depths.shape[0] - 1])
+
+
+@kernel
+def relative_change(old: float, new: float) -> float:
+    """(new - old) / old; 0 where old is not above 0."""
     if old <= 0.0:
         return 0.0
-    new: float = depths[depths.shape[0] - 1]
     return (new - old) / old
+
+
+@kernel
+def median(values: FloatArray) -> float:
+    """Median of at least one value; the mean of the two middle ones of an even count."""
+    ordered = np.sort(values)
+    n = ordered.shape[0]
+    if n % 2 == 1:
+        middle: float = ordered[n // 2]
+        return middle
+    both: float = ordered[n // 2 - 1] + ordered[n // 2]
+    return both / 2.0
+
+
+@kernel
+def same_sign(a: float, b: float) -> bool:
+    """Whether both are above 0, both below, or both 0."""
+    return (a > 0.0 and b > 0.0) or (a < 0.0 and b < 0.0) or (a == 0.0 and b == 0.0)
 
 
 @kernel

@@ -23,6 +23,7 @@ from dolphin.market.synthetic_books import (
     features_kernel,
     synthetic_books,
 )
+from dolphin.orderbook.fold import new_arrivals, new_past
 
 compiled = pytest.mark.skipif(MODE == "plain", reason="a chunk takes minutes without the compiler")
 
@@ -97,8 +98,8 @@ def test_the_kernel_and_its_plain_twin_give_the_same_bits():
     for kernel in (features_kernel, plain(features_kernel)):
         bars = book_bars([BookChunk(*(column[:0] for column in chunk))], 0, 3)
         bars = BookBars(*(np.zeros((130, *column.shape[1:]), column.dtype) for column in bars))
-        past = (np.zeros((3, 120)), np.zeros((3, 20)), np.zeros((2, 3), np.int64), np.zeros(3))
-        kernel(*chunk, *past, np.zeros((5, 3)), np.zeros(5), *bars)
+        whole = new_arrivals(3)
+        kernel(*chunk, whole.covered, whole.reach, new_past(3), *bars)
         rows.append(bars)
     same(rows[0], rows[1])
 
