@@ -1,4 +1,4 @@
-"""The figures of order-book intelligence in one place (spec 04); whoever computes features takes them here."""
+"""The figures of order-book intelligence in one place (spec 04)."""
 
 from __future__ import annotations
 

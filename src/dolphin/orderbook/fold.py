@@ -197,22 +197,18 @@ def admit(a: Arrivals) -> None:
 
 
 @kernel
-def _oldest_like(depths: FloatArray, reaches: SmallIntArray, slot: int, count: int) -> float:
-    """The oldest depth kept with the reach of the one in slot, the count-th and newest; it itself where there
-    is no other.
+def _oldest_like(reaches: SmallIntArray, slot: int, count: int) -> int:
+    """Slot of the oldest depth kept with the reach of the one in slot, the count-th and newest; slot itself
+    where there is no other.
     """
-    oldest: float = depths[slot]
-    reach = reaches[slot]
     if count > DEPTHS_KEPT:
         for k in range(slot + 1, DEPTHS_KEPT):
-            if reaches[k] == reach:
-                oldest = depths[k]
-                return oldest
+            if reaches[k] == reaches[slot]:
+                return k
     for k in range(slot):
-        if reaches[k] == reach:
-            oldest = depths[k]
-            return oldest
-    return oldest
+        if reaches[k] == reaches[slot]:
+            return k
+    return slot
 
 
 @kernel
@@ -353,7 +349,7 @@ def fold_bar(
             features[PERSISTENCE, i] = imbalance_persistence(past.imbalances[i, :filled], PERSISTENCE_BARS)
             features[ASYMMETRY, i] = book[5]
             features[WITHDRAWAL, i] = relative_change(
-                _oldest_like(past.depths[i], past.reaches[i], slot, count + 1), depth
+                past.depths[i, _oldest_like(past.reaches[i], slot, count + 1)], depth
             )
             imbalances[seen] = past.features[IMBALANCE, i]
             velocities[seen] = past.features[WITHDRAWAL, i]
