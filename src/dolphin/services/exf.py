@@ -19,7 +19,8 @@ import msgspec
 from dolphin.domain.clock import NS_PER_DAY, NS_PER_S, iso_from_ns
 from dolphin.domain.errors import StoreError
 from dolphin.factors.keeper import NO_SOURCE, OK, RULES, Keeper, Sample
-from dolphin.factors.recorded import RecordedSource, first_day, recorded_sources
+from dolphin.factors.recorded import RecordedSource, recorded_sources
+from dolphin.factors.series import first_day
 from dolphin.grid.payloads import ExfPayload
 from dolphin.grid.port import ConnectionEvent, ConnectionState, Subscription
 from dolphin.grid.topics import EXF

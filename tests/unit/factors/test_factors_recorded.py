@@ -10,7 +10,8 @@ from factor_files import DAY0, HOUR, write
 from dolphin.domain.clock import NS_PER_DAY, NS_PER_S, day_start_ns, iso_from_ns
 from dolphin.domain.errors import DataError, StoreError
 from dolphin.factors.keeper import RULES, Keeper, Sample
-from dolphin.factors.recorded import DVOL_FILE, FNG_FILE, RecordedSource, first_day, recorded_sources
+from dolphin.factors.recorded import DVOL_FILE, FNG_FILE, RecordedSource, recorded_sources
+from dolphin.factors.series import first_day
 
 
 def value_at(folder: Path, name: str, instant_ns: int) -> float | None:
@@ -147,7 +148,7 @@ def test_the_recordings_have_what_their_page_says(recordings: Path) -> None:
     assert iso_from_ns(fng.at_ns)[:10] == "2025-02-03"
     assert values["taker"] is None
     for name, source in sources.items():
-        _, series = source.series()
+        series = source.series().values
         assert RULES[name].low <= series.min() <= series.max() <= RULES[name].high
     begin_ns = first_day(list(sources.values()), lambda name: RULES[name].age_max_ns)
     assert begin_ns is not None
