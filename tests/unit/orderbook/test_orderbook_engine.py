@@ -468,7 +468,7 @@ def test_no_read_of_the_engine_can_block() -> None:
 
 @pytest.mark.skipif(MODE != "compiled", reason="figures of the compiled form")
 def test_getters_and_steps_are_fast() -> None:
-    """Bounds ten times the measured figures, so that a busy machine does not fail them."""
+    """The documented bounds, several times what was measured; the best of five, for a busy machine."""
     symbols = tuple(f"A{i}" for i in range(50))
     engine = BookEngine(symbols)
     books = {s: book(BID, ASK) for s in symbols}
