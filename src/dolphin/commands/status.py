@@ -20,9 +20,10 @@ _EPILOG = """examples:
   dolphin status --home DIR --watch
   dolphin status --json           for machines
 
-The first line is the verdict, then one cause and one next action, a command to
-paste. It reads only, starts nothing, and answers within about three seconds
-whatever is broken. Exit 0 when the verdict is OK, else 1.
+The first line is the verdict, then the one cause that stops trading now and one
+next action, a command to paste; `also` is what else is broken. It reads only,
+starts nothing, and answers within about three seconds whatever is broken.
+Exit 0 when the verdict is OK, else 1.
 
 verdicts: OK; DEGRADED (trading goes on); NOT TRADING (no trader is started);
 TRADING HALTED (no new entries); DOWN (nothing runs); MONEY AT RISK (a position
@@ -94,6 +95,8 @@ def lines(facts: Facts, verdict: Verdict, *, colour: bool = False) -> Iterator[s
     yield f"DOLPHIN  {word}"
     yield from _wrapped("why      ", verdict.cause)
     yield f"do       {verdict.action}"
+    for cause in verdict.also:
+        yield from _wrapped("also     ", cause)
     if not facts.home_there or facts.settings_trouble:
         return
     yield ""

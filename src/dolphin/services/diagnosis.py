@@ -1,7 +1,9 @@
 """From facts to one verdict, one cause and one next action.
 
 Entry points: `diagnose`, `Verdict`, `RULES`. The rules are tried in their order, and the first that finds
-something speaks: money at risk, then what stops everything, then the door, then data, then machinery. Pure.
+something speaks: money at risk, then what stops everything, then the door, then data, then machinery. So the
+one cause is what stops trading now; what is broken beside it, and needs a hand of its own, comes second.
+Pure.
 
 An action is one command that a tired person can paste and that cannot make things worse.
 """
@@ -35,12 +37,13 @@ DISK_LOW_MB: Final = 1000.0
 
 
 class Verdict(NamedTuple):
-    """What is the matter; rule is the name of the rule that found it."""
+    """What is the matter; rule is the name of the rule that found it, also what is broken beside it."""
 
     verdict: str
     cause: str
     action: str
     rule: str
+    also: tuple[str, ...] = ()
 
 
 Finding = tuple[str, str]
@@ -59,12 +62,16 @@ def diagnose(facts: Facts) -> Verdict:
     for rule in RULES:
         found = rule.find(facts)
         if found is not None:
-            word = rule.verdict
-            if word == DEGRADED and facts.safety is not None and facts.safety.posture in _SHUT:
-                # The door opens by itself; what can be done something about speaks, and trading is halted.
-                word = HALTED
-            return Verdict(word, *found, rule.name)
+            return Verdict(rule.verdict, *found, rule.name, _also(facts, rule, found))
     return Verdict(OK, _well(facts), f"nothing to do; watch with {facts.command('status --watch')}", "ok")
+
+
+def _also(facts: Facts, speaking: Rule, found: Finding) -> tuple[str, ...]:
+    """The causes of second rank: what needs a hand of its own, and not the same one as what speaks."""
+    if speaking.verdict not in (HALTED, DEGRADED, NOT_TRADING):
+        return ()
+    second = [rule.find(facts) for rule in RULES if rule.name in SECOND and rule.name != speaking.name]
+    return tuple(cause for cause, action in filter(None, second) if action != found[1])
 
 
 def age(seconds: float) -> str:
@@ -184,10 +191,13 @@ def _ledger(facts: Facts) -> Finding | None:
 
 
 def _oracle(facts: Facts) -> Finding | None:
-    if facts.switch is None or "oracle" not in facts.switch.by:
+    switch = facts.switch
+    if switch is None or not switch.oracle:
         return None
+    others = "" if switch.by == "oracle" else f" (and more holds the kill switch on: {switch.told})"
     return (
-        f"the oracle found a scan that does not certify: {facts.switch.reason}",
+        f"the oracle found a scan that does not certify: {switch.oracle}; once that is understood, `dolphin"
+        f" resume --oracle` lifts the kill switch{others}",
         facts.command("logs oracle"),
     )
 
@@ -201,7 +211,7 @@ def _switch(facts: Facts) -> Finding | None:
         rest = f"; {_position(position)} closes on the next scan"
         return f"kill switch {switch.told}{rest}", facts.command("status --watch")
     rest = "" if position is None else f"; {_position(position)} is still managed"
-    return f"kill switch {switch.told}{rest}", facts.command("resume")
+    return f"kill switch {switch.told}{rest}", facts.command("resume --all" if switch.damaged else "resume")
 
 
 def _disk_full(facts: Facts) -> Finding | None:
@@ -436,14 +446,6 @@ def _services(facts: Facts) -> Finding | None:
         for name in facts.expected()
         if (service := facts.service(name)) is not None and service.state != "RUNNING"
     ]
-    # A trader that is not started is an intention, one that died is not, though the other one leads.
-    missing += [
-        service
-        for name in TRADERS
-        if (service := facts.service(name)) is not None
-        and service.state in ("FATAL", "EXITED", "BACKOFF")
-        and not service.held_by
-    ]
     # What died before what is stopped, what is stopped before what is on its way.
     order = {"FATAL": 0, "EXITED": 1, "BACKOFF": 2, "STOPPED": 3, "STOPPING": 4}
     missing.sort(key=lambda service: order.get(service.state, 5))
@@ -452,6 +454,21 @@ def _services(facts: Facts) -> Finding | None:
     first, more = missing[0], [service.name for service in missing[1:]]
     rest = f"; nor {'does' if len(more) == 1 else 'do'} {', '.join(more)} run" if more else ""
     return f"{first.name} {_state(first)}{rest}", _help(facts, first.name)
+
+
+def _standby(facts: Facts) -> Finding | None:
+    """A trader that is not started is an intention; one that died, while the other one leads, is not."""
+    if facts.manager != "up":
+        return None
+    for name in TRADERS:
+        service = facts.service(name)
+        if service is None or service.held_by or service.state not in ("FATAL", "EXITED", "BACKOFF"):
+            continue
+        for other in TRADERS:
+            leader = facts.service(other)
+            if other != name and leader is not None and leader.there:
+                return f"{name} {_state(service)}; {other} is there, no standby is left", _help(facts, name)
+    return None
 
 
 def _hung(facts: Facts) -> Finding | None:
@@ -526,13 +543,17 @@ RULES: Final = (
     Rule("no_trader", NOT_TRADING, _no_trader),
     Rule("no_scan", HALTED, _no_scan),
     Rule("trader_behind", HALTED, _behind),
+    Rule("opening", HALTED, _opening),
     Rule("stale_data", DEGRADED, _stale_data),
     Rule("manager", DEGRADED, _manager),
     Rule("services", DEGRADED, _services),
     Rule("hung", DEGRADED, _hung),
     Rule("health", DEGRADED, _health),
     Rule("members", DEGRADED, _members),
-    Rule("opening", HALTED, _opening),
+    Rule("standby", DEGRADED, _standby),
     Rule("disk_low", DEGRADED, _disk_low),
     Rule("stalker", DEGRADED, _capped),
 )
+
+#: Rules that may speak in second rank, beside another.
+SECOND: Final = frozenset({"manager", "services", "standby", "members", "disk_low"})

@@ -91,12 +91,14 @@ class SafetyFact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SwitchFact(msgspec.Struct, frozen=True, kw_only=True):
-    """The kill switch, when it is on."""
+    """The kill switch, when it is on; oracle is the oracle's reason, damaged a file that nobody can read."""
 
     state: str
     by: str
     reason: str
     told: str
+    oracle: str = ""
+    damaged: bool = False
 
 
 class HealthFact(msgspec.Struct, frozen=True, kw_only=True):

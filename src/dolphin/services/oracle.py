@@ -28,7 +28,7 @@ from dolphin.market.price_ring import read_rows
 from dolphin.market.scan_store import ScanStore
 from dolphin.scan.recertify import differences, recertified
 from dolphin.scan.ring import RingRow, decode_row, row_bytes
-from dolphin.services.kill_switch import KillSwitch
+from dolphin.services.kill_switch import DAMAGED, ORACLE, KillSwitch
 from dolphin.services.pipeline import RING_FILE
 from dolphin.services.service import Context
 
@@ -98,11 +98,14 @@ class OracleService:
 
     @property
     def _halted(self) -> bool:
-        """From a mismatch on until the operator lifts the switch."""
-        return bool(self._mismatch) and (not self._engaged or self._switch.read() is not None)
+        """From a mismatch on until a person lifts what was engaged for it."""
+        if not self._mismatch or not self._engaged:
+            return bool(self._mismatch)
+        state = self._switch.read()
+        return state is not None and not {ORACLE, DAMAGED}.isdisjoint(state.engaged)
 
     def health(self) -> tuple[bool, str]:
-        """A mismatch is not healthy until the switch is lifted."""
+        """A mismatch is not healthy until the oracle's engagement is lifted."""
         if self._halted:
             return False, self._mismatch
         n = self.context.counts["certified"]
@@ -184,7 +187,7 @@ class OracleService:
         """Stop entries, durably; a disk that refuses is asked again on every tick."""
         try:
             self._switch.engage(
-                "HALT", by="oracle", reason=self._mismatch, now_ns=self.context.clock.now_ns()
+                "HALT", name=ORACLE, by=ORACLE, reason=self._mismatch, now_ns=self.context.clock.now_ns()
             )
         except StoreError as error:
             self.context.tell("oracle", f"{self._mismatch}; THE KILL SWITCH CANNOT BE ENGAGED: {error}")

@@ -33,7 +33,7 @@ from dolphin.services.facts import (
 )
 from dolphin.services.held import HeldServices
 from dolphin.services.home import Home, SystemSettings
-from dolphin.services.kill_switch import KillSwitch
+from dolphin.services.kill_switch import DAMAGED, ORACLE, KillSwitch, SwitchState
 from dolphin.services.meta_health import META_HEALTH_FILE
 from dolphin.services.orphans import living
 from dolphin.services.ports import any_open
@@ -197,9 +197,7 @@ class Collector:
                 members=settings.grid_members, ours=settings.members, trouble=grid_trouble,
             ),
             safety=_safety(grid.get("safety"), now_ns),
-            switch=None if switch is None else SwitchFact(
-                state=switch.state, by=switch.by, reason=switch.reason, told=switch.told()
-            ),
+            switch=None if switch is None else _switch(switch),
             trader=trader if trader is not None else _from_grid(grid, now_ns),
             trader_trouble=trader_trouble,
             scan_age_s=None if scan is None else _age_s(scan.timestamp_ns, now_ns),
@@ -209,6 +207,18 @@ class Collector:
             disk_free_mb=files.get("disk_free_mb"),
             took_s=time.monotonic() - began,
         )  # fmt: skip
+
+
+def _switch(state: SwitchState) -> SwitchFact:
+    oracle = state.engaged.get(ORACLE)
+    return SwitchFact(
+        state=state.state,
+        by=state.by,
+        reason=state.reason,
+        told=state.told(),
+        oracle="" if oracle is None else oracle.reason,
+        damaged=DAMAGED in state.engaged,
+    )
 
 
 def _is_away(error: Exception) -> bool:

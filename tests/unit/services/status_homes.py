@@ -88,7 +88,7 @@ def safety(posture: str, rm: float, **changes: Any) -> SafetyFact:
 def switch(state: str = "HALT", by: str = "anna", reason: str = "exchange maintenance") -> SwitchFact:
     """A kill switch that is on."""
     told = f"{state} by {by} since 2027-01-15T08:00:00Z: {reason}"
-    return SwitchFact(state=state, by=by, reason=reason, told=told)
+    return SwitchFact(state=state, by=by, reason=reason, told=told, oracle=reason if by == "oracle" else "")
 
 
 def health(**changes: Any) -> HealthFact:

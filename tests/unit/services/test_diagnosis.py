@@ -17,6 +17,10 @@ from dolphin.services.facts import Facts, GridFact
 DEAD: dict[str, Any] = {"state": "FATAL", "pid": 0, "uptime_s": 0.0}
 KILLED: dict[str, Any] = {"state": "EXITED", "pid": 0, "uptime_s": 0.0, "exit_status": -1}
 GONE = GridFact(connected=False, port_open=False, members=("127.0.0.1:5701",))
+BOTH = msgspec.structs.replace(
+    switch(), by="anna, oracle", oracle="scan 7 differs",
+    told="HALT by anna since 2027-01-15T08:00:00Z: out; HALT by oracle since 2027-01-15T08:00:00Z: scan 7",
+)  # fmt: skip
 ALL_OFF: dict[str, Any] = {s.name: {**OFF, "beat_age_s": None, "phase": ""} for s in well().services}
 
 #: name of the rule, facts, verdict, words of the cause, action
@@ -57,6 +61,11 @@ CASES: list[tuple[str, Facts, str, tuple[str, ...], str]] = [
      ("the ledger does not balance", "legs do not sum"), "dolphin audit desk/trader"),
     ("oracle", well(switch=switch(by="oracle", reason="scan 7 differs")), "TRADING HALTED",
      ("does not certify: scan 7 differs",), "dolphin logs oracle --home desk"),
+    ("oracle", well(switch=BOTH), "TRADING HALTED",
+     ("does not certify: scan 7 differs", "`dolphin resume --oracle`", "HALT by anna"),
+     "dolphin logs oracle --home desk"),
+    ("kill_switch", well(switch=msgspec.structs.replace(switch(by="the switch itself"), damaged=True)),
+     "TRADING HALTED", ("by the switch itself",), "dolphin resume --all --home desk"),
     ("kill_switch", well(switch=switch()), "TRADING HALTED",
      ("kill switch HALT by anna", "exchange maintenance"), "dolphin resume --home desk"),
     ("kill_switch", trader(well(switch=switch()), position=OPEN), "TRADING HALTED", ("is still managed",),
@@ -132,8 +141,13 @@ CASES: list[tuple[str, Facts, str, tuple[str, ...], str]] = [
      ("exf ended with status 2",), "dolphin logs exf --home desk"),
     ("services", well(exf={"state": "BACKOFF", "pid": 0}), "DEGRADED", ("dies as soon as it starts",),
      "dolphin logs exf --home desk"),
-    ("services", well(trader_standby=KILLED), "DEGRADED", ("trader_standby was killed",),
+    ("standby", well(trader_standby=KILLED), "DEGRADED",
+     ("trader_standby was killed; trader is there, no standby is left",),
      "dolphin logs trader_standby --home desk"),
+    ("standby", well(trader=KILLED), "DEGRADED",
+     ("trader was killed; trader_standby is there, no standby is left",), "dolphin logs trader --home desk"),
+    ("ok", well(trader={**KILLED, "held_by": "anna"}), "OK", ("trading",),
+     "nothing to do; watch with dolphin status --watch --home desk"),
     ("hung", well(acb={"beat_age_s": 95.0}), "DEGRADED", ("acb runs and gave no sign of life for 95 s",),
      "dolphin logs acb --home desk"),
     ("health", well(health=health(age_s=100.0)), "DEGRADED", ("told last 100 s ago",),
@@ -167,10 +181,22 @@ def test_every_rule_has_its_case() -> None:
 
 
 @pytest.mark.parametrize("posture", ["HIBERNATE", "TURTLE"])
-def test_lesser_trouble_behind_a_door_that_opens_by_itself_speaks_and_says_halted(posture: str) -> None:
-    """Nothing can be done about the door, something about the service."""
-    found = diagnose(well(safety=safety(posture, 0.01, target=0.97), exf=DEAD))
-    assert (found.verdict, found.rule) == ("TRADING HALTED", "services")
+def test_the_one_cause_is_what_stops_trading_now(posture: str) -> None:
+    """Trading stands still for the posture, whoever died beside it: the standby leads."""
+    found = diagnose(well(safety=safety(posture, 0.01, target=0.97), trader=KILLED, exf=DEAD))
+    assert (found.verdict, found.rule) == ("TRADING HALTED", "opening")
+    assert found.also == (
+        "exf died again and again, and was given up",
+        "trader was killed; trader_standby is there, no standby is left",
+    )
+    screen = list(lines(well(), found))
+    assert screen[4:6] == [f"also     {cause}" for cause in found.also]
+
+
+def test_what_the_cause_speaks_of_already_is_not_told_twice() -> None:
+    found = diagnose(well(scan_age_s=300.0, scan_bridge=DEAD))
+    assert (found.rule, found.also) == ("no_scan", ())
+    assert diagnose(well()).also == ()
 
 
 #: Facts that each set one rule off alone, by rule; together the earlier rule speaks.

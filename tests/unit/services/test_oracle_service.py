@@ -25,7 +25,7 @@ from dolphin.scan.ring import decode_row, encode_row, row_bytes
 from dolphin.scan.scanner import Scanner
 from dolphin.services.clock import VirtualClock
 from dolphin.services.home import Home, SystemSettings
-from dolphin.services.kill_switch import KillSwitch
+from dolphin.services.kill_switch import OPERATOR, ORACLE, KillSwitch
 from dolphin.services.oracle import Children, OracleService, chosen
 from dolphin.services.service import Alert, Context
 
@@ -268,7 +268,13 @@ def test_the_oracle_goes_on_once_the_operator_has_lifted_the_switch(
     again = OracleService(system.context, recertified)
     again.start()
     assert KillSwitch(system.home.kill_switch).read() is not None
-    KillSwitch(system.home.kill_switch).lift()
+    switch = KillSwitch(system.home.kill_switch)
+    switch.engage("HALT", by="anna", reason="maintenance", now_ns=T0)
+    assert list(switch.lift(OPERATOR)) == [OPERATOR]
+    assert system.oracle.phase == "halted"
+    switch.engage("HALT", by="anna", reason="maintenance", now_ns=T0)
+    assert list(switch.lift(ORACLE)) == [ORACLE]
+    # The operator still holds it on; of the oracle nothing stands there any more.
     assert system.oracle.phase == "running"
     assert system.oracle.health()[0]
     gauges = system.oracle.gauges()

@@ -153,7 +153,9 @@ def test_kill_switch_and_a_damaged_one(tmp_path: Path, closed_port: int) -> None
     KillSwitch(home.kill_switch).engage("HALT", by="anna", reason="maintenance", now_ns=time.time_ns())
     assert "HALT by anna" in diagnose(look(home)).cause
     home.kill_switch.write_text("{")
-    assert diagnose(look(home)).rule == "kill_switch"
+    damaged = diagnose(look(home))
+    assert (damaged.rule, damaged.action) == ("kill_switch", f"dolphin resume --all --home {home.root}")
+    assert "1970" not in damaged.cause
 
 
 def test_damaged_small_files_are_no_trouble(tmp_path: Path, closed_port: int) -> None:
@@ -313,7 +315,7 @@ def test_without_a_journal_the_grid_tells_of_the_position(living: Living) -> Non
     assert facts.trader.position.asset == "ETCUSDT"
     living.manager.states = {"trader": "EXITED", "trader_standby": "STOPPED"}
     # Given up by the manager, and their processes live all the same: a position is not left alone.
-    assert diagnose(living.look()).rule == "services"
+    assert diagnose(living.look()).rule == "standby"
 
 
 def test_operator_s_holds_and_alerts_are_shown(living: Living) -> None:
