@@ -1,0 +1,218 @@
+"""Recorded order-book messages of Binance USD-M: the raw file's columns, and a message's text to its values.
+
+A raw file is Parquet with `recv_ts` (UTC, the recorder's clock), `kind` and `raw` (the text exactly as it was
+received: a combined stream's `{"stream":..,"data":..}` or the bare message; a snapshot is the bare answer of
+`/fapi/v1/depth`), in order of arrival. A file of several symbols has `symbol` too, because a snapshot does
+not name its own. `read_messages` streams one symbol of it; `RAW_SCHEMA` is what a recorder writes.
+
+1. A text that breaks a rule (no JSON, a field missing, a price that is not finite and positive) is refused
+   whole: half a message in a book is worse than a gap that is told.
+2. Numbers come from their text to the nearest float, in one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, TypeAlias
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dolphin.domain.errors import DataError, StoreError
+from dolphin.orderbook.book import DepthSnapshot, Difference
+
+DEPTH: Final = "depth"
+SNAPSHOT: Final = "snapshot"
+BOOK_TICKER: Final = "bookTicker"
+RAW_COLUMNS: Final = ("recv_ts", "kind", "raw")
+SYMBOL_COLUMN: Final = "symbol"
+#: What a recorder writes; a file of one symbol may go without the last column.
+RAW_SCHEMA: Final = pa.schema(
+    [
+        ("recv_ts", pa.timestamp("ns", tz="UTC")),
+        ("kind", pa.dictionary(pa.int8(), pa.string())),
+        ("raw", pa.large_string()),
+        (SYMBOL_COLUMN, pa.dictionary(pa.int16(), pa.string())),
+    ]
+)
+NS_PER_MS: Final = 1_000_000
+#: Rows read at a time.
+_BATCH_ROWS: Final = 8_192
+#: Exchange times, in ms: what fits int64 nanoseconds.
+_MS_MAX: Final = (2**63 - 1) // NS_PER_MS
+
+_Price: TypeAlias = Annotated[float, msgspec.Meta(gt=0, lt=1e300)]
+_Quantity: TypeAlias = Annotated[float, msgspec.Meta(ge=0, lt=1e300)]
+_Level: TypeAlias = tuple[_Price, _Quantity]
+_Millis: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=_MS_MAX)]
+_Id: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class _Depth(msgspec.Struct, gc=False):
+    E: _Millis
+    U: _Id
+    u: _Id
+    pu: _Id
+    b: list[_Level]
+    a: list[_Level]
+    s: str = ""
+
+
+class _Snapshot(msgspec.Struct, gc=False):
+    lastUpdateId: _Id  # noqa: N815 the exchange's name
+    bids: list[_Level]
+    asks: list[_Level]
+    E: _Millis = 0
+
+
+class BookTicker(msgspec.Struct, gc=False):
+    """Best bid and ask (b, a in USD; B, A in base units) as of update id u, of symbol s."""
+
+    u: _Id
+    b: _Price
+    B: _Quantity
+    a: _Price
+    A: _Quantity
+    s: str = ""
+
+
+class _DepthOnStream(msgspec.Struct, gc=False):
+    data: _Depth
+
+
+class _TickerOnStream(msgspec.Struct, gc=False):
+    data: BookTicker
+
+
+_DEPTH_STREAM = msgspec.json.Decoder(_DepthOnStream, strict=False)
+_DEPTH_BARE = msgspec.json.Decoder(_Depth, strict=False)
+_TICKER_STREAM = msgspec.json.Decoder(_TickerOnStream, strict=False)
+_TICKER_BARE = msgspec.json.Decoder(BookTicker, strict=False)
+_SNAPSHOT = msgspec.json.Decoder(_Snapshot, strict=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RawMessage:
+    """One row: its number in the file, the recorder's clock in ns, kind and text."""
+
+    row: int
+    recv_ns: int
+    kind: str
+    raw: str
+
+
+def difference_from(raw: str) -> tuple[Difference, str]:
+    """(difference, symbol) of a depth message, symbol "" where it names none. Raises DataError."""
+    try:
+        try:
+            d = _DEPTH_STREAM.decode(raw).data
+        except msgspec.ValidationError:
+            d = _DEPTH_BARE.decode(raw)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise DataError(f"depth message refused: {error}") from error
+    if d.u < d.U or d.pu >= d.u:
+        raise DataError(f"depth message refused: ids U={d.U}, u={d.u}, pu={d.pu}, expected pu < u, U <= u")
+    return Difference(d.E * NS_PER_MS, d.U, d.u, d.pu, d.b, d.a), d.s
+
+
+def snapshot_from(raw: str) -> DepthSnapshot:
+    """The depth endpoint's answer. Raises DataError."""
+    try:
+        s = _SNAPSHOT.decode(raw)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise DataError(f"depth snapshot refused: {error}") from error
+    return DepthSnapshot(s.E * NS_PER_MS, s.lastUpdateId, s.bids, s.asks)
+
+
+def ticker_from(raw: str) -> BookTicker:
+    """Best bid and ask of a bookTicker message. Raises DataError."""
+    try:
+        try:
+            return _TICKER_STREAM.decode(raw).data
+        except msgspec.ValidationError:
+            return _TICKER_BARE.decode(raw)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise DataError(f"bookTicker message refused: {error}") from error
+
+
+def read_messages(path: Path, symbol: str | None = None) -> Iterator[RawMessage]:
+    """Rows of a raw file in order of arrival.
+
+    Parameters
+    ----------
+    path : Path
+    symbol : str or None
+        Which symbol of a file that has a column of them; None where it holds only one.
+
+    Raises
+    ------
+    DataError, StoreError
+        For a file that is not there, is no Parquet, lacks a column, is damaged in the middle, has no such
+        symbol, or several where none was named.
+    """
+    with _open(path) as file:
+        names = file.schema_arrow.names
+        columns = list(RAW_COLUMNS) + ([SYMBOL_COLUMN] if SYMBOL_COLUMN in names else [])
+        row, seen, found = 0, symbol, False
+        try:
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
+                stamps = batch.column(0).cast(RAW_SCHEMA.field(0).type).cast(pa.int64()).to_pylist()
+                kinds, texts = batch.column(1).to_pylist(), batch.column(2).to_pylist()
+                named = batch.column(3).to_pylist() if len(columns) > 3 else None
+                for i, raw in enumerate(texts):
+                    row += 1
+                    if named is not None:
+                        if symbol is None and seen is not None and named[i] != seen:
+                            raise DataError(
+                                f"{path}: holds {seen} and {named[i]}; say which one with --symbol"
+                            )
+                        seen = named[i] if seen is None else seen
+                        if named[i] != seen:
+                            continue
+                    found = True
+                    yield RawMessage(row - 1, stamps[i] or 0, kinds[i] or "", raw or "")
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(
+                f"{path}: cannot be read after row {row} ({_line(error)}); the file may be damaged"
+            ) from error
+    if symbol is not None and SYMBOL_COLUMN in names and not found:
+        raise DataError(f"{path}: holds no message of {symbol}; leave --symbol out to see which it holds")
+
+
+def count_messages(path: Path) -> int:
+    """Rows of a raw file, of all symbols and kinds. Raises DataError, StoreError as `read_messages`."""
+    with _open(path) as file:
+        return int(file.metadata.num_rows)
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    try:
+        file = pq.ParquetFile(path)
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: no such file; check the path") from error
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path}: is no Parquet file, or a cut-off one ({_line(error)})") from error
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(
+            f"{path}: cannot be read ({_line(error)}); check the path and permissions"
+        ) from error
+    schema = file.schema_arrow
+    for name in RAW_COLUMNS:
+        if schema.names.count(name) != 1:
+            file.close()
+            shown = ", ".join(schema.names[:5]) + (", ..." if len(schema.names) > 5 else "")
+            raise DataError(
+                f"{path}: no column {name!r} (columns: {shown}); expected a recording of raw messages with "
+                f"{', '.join(RAW_COLUMNS)}"
+            )
+    if not pa.types.is_timestamp(schema.field("recv_ts").type):
+        file.close()
+        raise DataError(f"{path}: recv_ts is {schema.field('recv_ts').type}, expected a timestamp")
+    return file
+
+
+def _line(error: BaseException) -> str:
+    return str(error).splitlines()[0][:160] if str(error) else type(error).__name__
