@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "scan": "scan a feed into the Arrow store, without trading",
     "data": "build a scan cache, or check whether data are fit to trade",
     "forewarn": "train the forewarner, or ask it what a day may do",
+    "factors": "show what the circuit breaker would have said on recorded days",
     "audit": "prove a run's ledger from its fills and prices",
     "explain": "show why a bar was decided so, and what would have flipped it",
     "reproduce": "run a run again from what its folder remembers, and compare every bit",
