@@ -1,0 +1,220 @@
+"""The one place where the exchange's client is made: public data of Binance USD-M, without keys.
+
+Entry points: `make_exchange`, `base_address`, `share_connections`. ccxt keeps books in sync, parses and
+throttles; `PublicBinance` adds what it leaves open. Needs the feeds extra.
+
+Invariants
+----------
+1. Nothing can be signed or sent but GET of public data: any other request is refused before it is made.
+2. After 418 or 429 nothing is asked until the exchange's Retry-After has passed; ccxt itself would ask on.
+3. A frame that cannot be read is counted and dropped. ccxt's receive loop would end there without a word,
+   and the socket would stay open and deaf.
+4. A socket whose peer answers no ping is given up after about 20 s. One that answers pings and sends no data
+   is silent for ever: whoever reads has to watch `last_frame_ms` or its own updates.
+
+What ccxt leaves to its caller: a broken chain of ids rejects the waiting call with ChecksumError and forgets
+the book, a lost connection rejects it with NetworkError; asking again subscribes and takes a new snapshot.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from dolphin.domain.errors import ConfigError, UsageError
+
+try:
+    import ccxt.pro  # type: ignore[import-untyped]
+    from ccxt.base.errors import PermissionDenied, RateLimitExceeded  # type: ignore[import-untyped]
+except ImportError as _error:
+    raise UsageError(
+        "live market data need the feeds extra; install it with `pip install 'dolphin-trader[feeds]'`, and "
+        "`dolphin run` without --feed needs none"
+    ) from _error
+
+#: The only groups of addresses that are asked.
+_PUBLIC = frozenset({"fapiPublic", "fapiPublicV2", "fapiPublicV3", "fapiData"})
+#: Where Retry-After is missing: the exchange's own minute.
+RETRY_AFTER_S = 60.0
+#: The exchange's limit of streams a connection, less what snapshots of a resubscription may double.
+STREAMS_PER_CONNECTION = 180
+
+
+class PublicBinance(ccxt.pro.binanceusdm):  # type: ignore[misc]
+    """ccxt's client of Binance USD-M, held to public data.
+
+    `frames_refused` counts frames that could not be read, `last_refusal` is one line about the newest.
+    `used_weight` is the request weight of this minute as the exchange last told it, -1 before.
+    """
+
+    frames_refused = 0
+    last_refusal = ""
+    used_weight = -1
+    #: Monotonic seconds before which nothing may be asked.
+    blocked_until_s = 0.0
+
+    def sign(
+        self, path: str, api: Sequence[str] = ("public",), method: str = "GET", params: Any = None
+    ) -> Any:
+        """The request as ccxt makes it. Raises PermissionDenied for what is not GET of public data."""
+        group = "/".join(api)
+        if method != "GET" or group not in _PUBLIC:
+            raise PermissionDenied(
+                f"{self.id} {method} {group} {path} refused: only public data are read here"
+            )
+        left_s = self.blocked_until_s - time.monotonic()
+        if left_s > 0:
+            raise RateLimitExceeded(f"{self.id} {path} not asked: the exchange wants {left_s:.0f} s of quiet")
+        return super().sign(path, api, method, params or {})
+
+    def on_rest_response(
+        self, code: Any, reason: Any, url: Any, method: Any, response_headers: Any, *rest: Any
+    ) -> Any:
+        """What the answer's head says about limits is kept."""
+        heads = {str(k).lower(): v for k, v in (response_headers or {}).items()}
+        weight = str(heads.get("x-mbx-used-weight-1m", ""))
+        if weight.isdigit():
+            self.used_weight = int(weight)
+        if code in (418, 429):
+            wait = str(heads.get("retry-after", ""))
+            wait_s = float(wait) if wait.isdigit() else RETRY_AFTER_S
+            self.blocked_until_s = max(self.blocked_until_s, time.monotonic() + wait_s)
+        return super().on_rest_response(code, reason, url, method, response_headers, *rest)
+
+    def client(self, url: str) -> Any:
+        """The connection to `url`, its frames read behind a guard."""
+        made = super().client(url)
+        if not hasattr(made, "dolphin_guarded"):
+            made.dolphin_guarded = True
+            read = made.handle_message
+
+            def guarded(message: Any) -> None:
+                try:
+                    read(message)
+                except Exception as error:  # whatever a frame brings, the next one has to be read
+                    self.frames_refused += 1
+                    self.last_refusal = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+            made.handle_message = guarded
+        return made
+
+    def last_frame_ms(self) -> dict[str, int]:
+        """Unix milliseconds of the newest frame (data, answer or pong) of every connection, 0 before any."""
+        return {url: int(client.last_message_at or 0) for url, client in (self.clients or {}).items()}
+
+
+def base_address(base_url: str) -> tuple[str, str]:
+    """(http, ws) beginnings of addresses for a base address like `http://127.0.0.1:8900` or `https://host`.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither https nor loopback, or has more than scheme, host and port.
+    """
+    parts = urlsplit(base_url)
+    host = parts.hostname or ""
+    if parts.username or parts.password or parts.path.strip("/") or parts.query or parts.fragment or not host:
+        raise ConfigError(
+            f"exchange address {base_url!r} must be scheme, host and port only, like https://host:443"
+        )
+    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(host)):
+        raise ConfigError(
+            f"exchange address {base_url!r} must begin with https://, or http:// and a loopback host"
+        )
+    return (
+        f"{parts.scheme}://{parts.netloc}",
+        f"{'wss' if parts.scheme == 'https' else 'ws'}://{parts.netloc}",
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def make_exchange(
+    base_url: str | None = None,
+    *,
+    timeout_s: float = 10.0,
+    ping_every_s: float = 5.0,
+    min_request_ms: float | None = None,
+) -> PublicBinance:
+    """ccxt.pro's client of Binance USD-M for public data; end it with `await exchange.close()`.
+
+    Parameters
+    ----------
+    base_url : str or None
+        Where every request and stream goes instead of the exchange's own hosts: https, or http on loopback.
+    timeout_s : float
+        Limit of one request and of one connecting, > 0.
+    ping_every_s : float
+        Distance of keep-alive pings; a peer that answers none for two of them is given up at the fourth.
+    min_request_ms : float or None
+        Distance of requests of weight 1 kept by the rate limiter; None is ccxt's own (50 ms).
+
+    Raises
+    ------
+    ConfigError
+        For an address that is neither https nor loopback, or a limit that is not positive.
+    """
+    for name, value in (("timeout_s", timeout_s), ("ping_every_s", ping_every_s)):
+        if not 0 < value < 3_600:
+            raise ConfigError(f"{name} is {value}, expected 0 < {name} < 3600 seconds")
+    address = None if base_url is None else base_address(base_url)
+    config: dict[str, Any] = {
+        "enableRateLimit": True,
+        "timeout": int(timeout_s * 1_000),
+        "streaming": {"keepAlive": int(ping_every_s * 1_000), "maxPingPongMisses": 2},
+        "options": {
+            "fetchCurrencies": False,
+            # Three requests in a row for one snapshot are no way to treat an exchange that says no.
+            "watchOrderBook": {"maxRetries": 1},
+            # The documented stream; single trades are not documented for these markets.
+            "watchTrades": {"name": "aggTrade"},
+            # Two SUBSCRIBE frames are at least 150 ms apart; the exchange cuts whoever sends ten a second.
+            "ws": {"cost": 3},
+        },
+    }
+    if min_request_ms is not None:
+        config["rateLimit"] = min_request_ms
+    exchange = PublicBinance(config)
+    if address is not None:
+        exchange.urls["api"] = _moved(exchange.urls["api"], *address)
+        exchange.urls.pop("apiBackup", None)
+    return exchange
+
+
+def _moved(urls: Any, http: str, ws: str) -> Any:
+    """Addresses, nested as ccxt keeps them, with another scheme, host and port."""
+    if isinstance(urls, dict):
+        return {name: _moved(value, http, ws) for name, value in urls.items()}
+    if not isinstance(urls, str):
+        return urls
+    return re.sub(r"^(https?|wss?)://[^/]+", lambda m: ws if m.group(1).startswith("ws") else http, urls)
+
+
+def share_connections(
+    exchange: PublicBinance, symbols: Sequence[str], per_connection: int = STREAMS_PER_CONNECTION
+) -> int:
+    """Put the books of `symbols` (ccxt's names) on as few connections as hold them; returns the count.
+
+    Each symbol is then watched by a `watch_order_book(symbol)` of its own. Left alone ccxt opens a connection
+    a symbol; asked for many at once it takes all their snapshots again when one chain of ids breaks.
+    """
+    if not 0 < per_connection <= 200:
+        raise ConfigError(f"per_connection is {per_connection}, expected 1 to 200 streams")
+    table = exchange.options["streamBySubscriptionsHash"]
+    for k, symbol in enumerate(symbols):
+        table[f"multipleOrderbook::{symbol}"] = str(k // per_connection)
+    n = -(-len(symbols) // per_connection)
+    # What ccxt numbers by itself (trades, candles) goes to connections behind these.
+    exchange.options["streamIndex"] = max(int(exchange.options["streamIndex"]), n - 1)
+    return n
