@@ -443,17 +443,18 @@ class EsofPayload(Payload, frozen=True, kw_only=True):
 
 
 class Coverage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """How far from mid each side of the book was visible, in basis points."""
+    """How far from mid each side of the book was visible, in basis points; None for a whole side."""
 
-    bid: NonNegative
-    ask: NonNegative
+    bid: NonNegative | None = None
+    ask: NonNegative | None = None
 
 
 class AssetBook(Payload, frozen=True, kw_only=True):
     """`asset_{SYMBOL}_ob`: depth in the bands (k-1 %, k %] from mid, k = 1..5.
 
     Notional is in USD, depth in base units. A band whose far edge the book does not reach is None: unknown,
-    not zero.
+    not zero. `visible_bid` and `visible_ask` are the USD within `visible_bps` of mid, for a book that does
+    not reach the first band's; None where the writer does not say.
     """
 
     SOURCE: ClassVar[str] = "timestamp"
@@ -467,6 +468,9 @@ class AssetBook(Payload, frozen=True, kw_only=True):
     bid_depth: Bands
     ask_depth: Bands
     coverage_bps: Coverage | None = None
+    visible_bps: NonNegative | None = None
+    visible_bid: NonNegative | None = None
+    visible_ask: NonNegative | None = None
     pushed_at: NonNegative = field(name="_pushed_at")
     push_seq: Count = field(name="_push_seq")
 

@@ -1,6 +1,6 @@
 """Features of single assets, spread over ten maps by a rule that never changes.
 
-Entry points: `shard_index`, `shard_name`, `ShardedStore`.
+Entry points: `shard_index`, `shard_name`, `assets_of`, `ShardedStore`.
 
 Invariants
 ----------
@@ -16,7 +16,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -39,6 +39,18 @@ def shard_index(symbol: str) -> int:
 def shard_name(symbol: str) -> str:
     """Name of the map that holds the features of `symbol`."""
     return f"DOLPHIN_FEATURES_SHARD_{shard_index(symbol):02d}"
+
+
+def assets_of(grid: Grid) -> tuple[str, ...]:
+    """Symbols that have anything in any shard of `grid`, sorted. Asks the grid ten times: not for the hot
+    path. Raises GridUnreachable without a connection.
+    """
+    return _symbols_in(grid.map(f"DOLPHIN_FEATURES_SHARD_{i:02d}") for i in range(N_SHARDS))
+
+
+def _symbols_in(shards: Iterable[GridMap]) -> tuple[str, ...]:
+    # A key is the symbol itself or `{feature}_{symbol}`, and a symbol has no underscore.
+    return tuple(sorted({key.rpartition("_")[2] for shard in shards for key in shard.keys()}))  # noqa: SIM118
 
 
 class _Shard:
@@ -146,8 +158,7 @@ class ShardedStore:
 
     def assets(self) -> tuple[str, ...]:
         """Symbols that have anything in any shard, sorted. Asks the grid ten times: not for the hot path."""
-        # A key is the symbol itself or `{feature}_{symbol}`, and a symbol has no underscore.
-        return tuple(sorted({key.rpartition("_")[2] for shard in self._shards for key in shard.map.keys()}))  # noqa: SIM118
+        return _symbols_in(shard.map for shard in self._shards)
 
     def near_size(self, symbol: str) -> int:
         """Entries of the near view in the shard of `symbol`."""

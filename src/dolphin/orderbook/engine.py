@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import numpy as np
 
-from dolphin.domain.bar import FloatArray, IntArray
+from dolphin.domain.bar import BoolArray, FloatArray, IntArray
 from dolphin.domain.clock import day_from_ns
 from dolphin.domain.errors import DataError, InvariantError, plural
 from dolphin.orderbook import fold
@@ -300,9 +300,18 @@ class BookEngine:
             *(row[k].copy() for k in (fold.MA5, fold.PERSISTENCE, fold.QUALITY, fold.FILL, fold.WITHDRAWAL)),
         )
 
+    def features(self) -> FloatArray:
+        """The newest features, a copy: (n_features, n_assets) in the order of `fold.FEATURE_NAMES`."""
+        return self._past.features.copy()
+
+    def fresh(self) -> BoolArray:
+        """Which assets had a snapshot on the newest bar, (n_assets,)."""
+        fresh: BoolArray = self._status == fold.FRESH
+        return fresh
+
     def withdrawals(self) -> list[float]:
         """Withdrawal velocities of the assets that had a snapshot on the newest bar."""
-        velocities: list[float] = self._past.features[fold.WITHDRAWAL, self._status == fold.FRESH].tolist()
+        velocities: list[float] = self._past.features[fold.WITHDRAWAL, self.fresh()].tolist()
         return velocities
 
     def _macro(self, slot: int) -> MacroFigures:
