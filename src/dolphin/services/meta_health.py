@@ -10,15 +10,18 @@ Invariants
 2. `meta_health.json` is written before the grid is told, and also when there is no grid to tell.
 3. Nobody is waited for: the manager is asked on a worker's thread, its last answer counts for 30 s. Ports are
    looked at with one deadline of a quarter of a second.
-4. Restarts do not depend on the score: one stopped service still scores GREEN. Stale data and a lost grid
+4. What was ordered or is on its way is no trouble: a manager that was asked to end, a service that is held,
+   one inside its start time. The score counts them all the same, and only the alerts let them pass.
+5. Restarts do not depend on the score: one stopped service still scores GREEN. Stale data and a lost grid
    raise alerts and start nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -44,6 +47,7 @@ from dolphin.services.held import HeldServices
 from dolphin.services.ports import any_open
 from dolphin.services.recovery import STARTABLE, ManagedService, Manager, Recovery
 from dolphin.services.service import Context
+from dolphin.services.supervision import StoppingError
 from dolphin.services.table import BY_NAME, CRITICAL
 from dolphin.services.worker import DaemonWorker, InlineWorker, Worker
 
@@ -54,12 +58,16 @@ TRADERS: Final = ("trader", "trader_standby")
 LOOK_AGE_MAX_NS: Final = 30 * NS_PER_S
 #: Real seconds that a check gives the manager before it goes on with the answer before.
 LOOK_WAIT_S: Final = 0.5
-#: How long the score must be bad to be told: services that start are no emergency.
+#: How long the score must be bad to be told, on the machine's clock.
 RED_AFTER_NS: Final = 20 * NS_PER_S
+#: What a service may take beyond its start seconds before a bad score counts it, on the machine's clock.
+START_SLACK_S: Final = 10
 #: How often a trouble that lasts is told again.
 REMIND_NS: Final = 300 * NS_PER_S
 ALERT_BELOW: Final = 0.5
 _LOST: Final = ("CRITICAL", "DEAD")
+
+_log = logging.getLogger("dolphin.meta_health")
 
 #: Whether one of these `host:port` takes a connection.
 Probe = Callable[[Sequence[str]], bool]
@@ -67,11 +75,12 @@ Probe = Callable[[Sequence[str]], bool]
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What the process manager said, and when; None when it did not answer."""
+    """What the process manager said, and when; None when it did not answer; stopping: it was asked to end."""
 
     at_ns: int
     services: tuple[ManagedService, ...] | None
     error: str = ""
+    stopping: bool = False
 
 
 class MetaHealthService:
@@ -111,6 +120,9 @@ class MetaHealthService:
         self._boost_subscription: Subscription | None = None
         self._troubles: dict[str, int] = {}
         self._red_since_ns: int | None = None
+        self._first_check_ns: int | None = None
+        self._starting_since: dict[str, int] = {}
+        self._stopping = False
         self._pids: dict[str, int] = {}
         self._restarts: dict[str, int] = {}
         self.latest: MetaHealth | None = None
@@ -191,6 +203,8 @@ class MetaHealthService:
         scheduler_port = self._probe((SCHEDULER,))
         self._looker.idle(LOOK_WAIT_S)
         now_ns = self.context.clock.now_ns()
+        if self._first_check_ns is None:
+            self._first_check_ns = now_ns
         services, silence = self._services(now_ns)
         self._count_restarts(services)
         self._recovery.check(services)
@@ -209,7 +223,8 @@ class MetaHealthService:
         try:
             self._look = _Look(now_ns, tuple(self._manager.services()))
         except Exception as error:  # whatever its client raises: it does not answer
-            self._look = _Look(now_ns, None, f"{type(error).__name__}: {error}")
+            stopping = isinstance(error, StoppingError)
+            self._look = _Look(now_ns, None, f"{type(error).__name__}: {error}", stopping)
 
     def _services(self, now_ns: int) -> tuple[tuple[ManagedService, ...], str]:
         """(services, why there are none): the manager's last answer while it is young enough."""
@@ -338,7 +353,7 @@ class MetaHealthService:
                 "group": service.group,
                 "critical": service.name in CRITICAL,
                 "held": service.name in held,
-                "uptime_s": round(service.uptime_s or 0.0, 1),
+                "uptime_s": round((service.uptime_s or 0.0) * self.context.settings.speed, 1),
                 "restarts": self._restarts.get(service.name, 0),
             }
             if service.name in beats:
@@ -373,16 +388,23 @@ class MetaHealthService:
             now_ns, "stale_data", m3 < ALERT_BELOW,
             f"data are stale (freshness {m3:.2f}): {stale}", "data are fresh again",
         )  # fmt: skip
+        stopping = self._look is not None and self._look.stopping
+        if stopping and not self._stopping:
+            _log.info("the process manager was asked to end, and ends every service")
+        self._stopping = stopping
+        # The machine is busy while a system starts: a first answer may take its time.
+        unheard = self._look is None and now_ns - (self._first_check_ns or 0) < LOOK_AGE_MAX_NS
         self._trouble(
-            now_ns, "manager", bool(silence),
+            now_ns, "manager", bool(silence) and not stopping and not unheard,
             f"the process manager does not answer, nothing can be healed: {silence}",
             "the process manager answers again",
         )  # fmt: skip
-        if latest.status not in _LOST:
+        if not self._is_red(now_ns, latest, services) or stopping:
             self._red_since_ns = None
         elif self._red_since_ns is None or now_ns < self._red_since_ns:
             self._red_since_ns = now_ns
-        red = self._red_since_ns is not None and now_ns - self._red_since_ns >= RED_AFTER_NS
+        lasts_ns = RED_AFTER_NS * self.context.settings.speed
+        red = self._red_since_ns is not None and now_ns - self._red_since_ns >= lasts_ns
         self._trouble(
             now_ns, "red", red,
             f"meta-health is {latest.status}: {latest.rm_meta:.2f}", f"meta-health is {latest.status} again",
@@ -393,6 +415,34 @@ class MetaHealthService:
             gone = state in STARTABLE and state != "STOPPED" and name not in held
             if gone and name in BY_NAME and name not in CRITICAL and self._recovery.due(name):
                 self.context.tell("service", f"{name} is {state}; only the operator starts it again")
+
+    def _is_red(self, now_ns: int, latest: MetaHealth, services: Sequence[ManagedService]) -> bool:
+        """Whether the score is bad, and would be so with everything there that is on its way or held."""
+        states = {service.name: service.state for service in services}
+        excused = self._excused(now_ns, states)
+        if latest.status not in _LOST or not excused:
+            return latest.status in _LOST
+        m1 = data_infra([states.get(name) == "RUNNING" or name in excused for name in CRITICAL])
+        _, status = meta_health(latest.m4_control_plane, m1, latest.m3_data_freshness, latest.m5_coherence)
+        return HEALTH_STATUSES[status] in _LOST
+
+    def _excused(self, now_ns: int, states: Mapping[str, str]) -> set[str]:
+        """Critical services that do not run, and rightly so.
+
+        The start time counts from the first start that was seen since the service ran, so that one which dies
+        again and again at its start is excused once.
+        """
+        found = set()
+        for name in CRITICAL:
+            state = states.get(name)
+            if state == "RUNNING":
+                self._starting_since.pop(name, None)
+            elif state == "STARTING":
+                since_ns = self._starting_since.setdefault(name, now_ns)
+                start_s = (BY_NAME[name].start_seconds + START_SLACK_S) * self.context.settings.speed
+                if 0 <= now_ns - since_ns <= start_s * NS_PER_S:
+                    found.add(name)
+        return found | (set(self._held.read()) & set(CRITICAL))
 
     def _trouble(self, now_ns: int, kind: str, is_there: bool, text: str, over: str) -> None:
         """Tell a trouble when it begins, every five minutes while it lasts, and when it is over."""

@@ -58,8 +58,9 @@ DOWN: Final = frozenset({"STOPPED", "EXITED", "FATAL"})
 _ALREADY_STARTED: Final = 60
 _NOT_RUNNING: Final = 70
 _BAD_NAME: Final = 10
+_SHUTTING_DOWN: Final = 6
 _FAULTS: Final = {
-    6: "the manager is stopping",
+    _SHUTTING_DOWN: "the manager is stopping",
     20: "its command cannot be found",
     40: "it ended before it was up",
     50: "its process cannot be started",
@@ -344,7 +345,8 @@ class Supervisor:
                 why = "the manager does not know it; `dolphin down` and `dolphin up` make it read the table"
             else:
                 why = _FAULTS.get(fault.faultCode, fault.faultString)
-            raise _Fault(fault.faultCode, f"supervisord refused {method}: {subject}{why}") from fault
+            kind = StoppingError if fault.faultCode == _SHUTTING_DOWN else _Fault
+            raise kind(fault.faultCode, f"supervisord refused {method}: {subject}{why}") from fault
         except TimeoutError as error:
             raise SupervisionError(f"supervisord did not answer {method} within {timeout_s:g} s") from error
         except (FileNotFoundError, ConnectionRefusedError) as error:
@@ -374,6 +376,10 @@ class _Fault(SupervisionError):  # noqa: N818 - supervisord's own word
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
         self.code = code
+
+
+class StoppingError(_Fault):
+    """The manager is asked to end, and ends every service: an order, and no failure."""
 
 
 def _state(info: Mapping[str, Any]) -> ServiceState:

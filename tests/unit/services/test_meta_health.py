@@ -23,6 +23,7 @@ from dolphin.services.home import Home, SystemSettings
 from dolphin.services.meta_health import META_HEALTH_FILE, MetaHealthService
 from dolphin.services.ports import any_open, open_ports
 from dolphin.services.service import Alert, Context, Hosted
+from dolphin.services.supervision import StoppingError
 from dolphin.services.table import CRITICAL, SERVICES
 from dolphin.services.worker import DaemonWorker
 
@@ -310,10 +311,9 @@ def test_trouble_that_lasts_is_told_every_five_minutes(machine: Machine) -> None
 
 
 def test_bad_score_is_told_when_it_lasts(machine: Machine) -> None:
-    """Services that start are no emergency."""
     machine.feed()
     for name in CRITICAL:
-        machine.manager.put(name, "STARTING")
+        machine.manager.put(name, "BACKOFF")
     machine.ports["127.0.0.1:5701"] = False
     assert machine.check().status == "DEAD"
     machine.after(10)
@@ -329,6 +329,107 @@ def test_bad_score_is_told_when_it_lasts(machine: Machine) -> None:
     machine.ports["127.0.0.1:5701"] = True
     machine.check()
     assert machine.told("red")[1:] == ["meta-health is GREEN again"]
+
+
+def checked(machine: Machine, seconds: float) -> None:
+    """Checks every 10 s, with fresh data, for so long."""
+    for _ in range(int(seconds // 10)):
+        machine.after(10)
+        machine.feed()
+        machine.check()
+
+
+def test_an_ordinary_start_is_not_red(machine: Machine) -> None:
+    """Nothing published yet, both data services inside their start seconds: nobody is woken."""
+    for name in CRITICAL:
+        machine.manager.put(name, "STARTING", pid=7)
+    for _ in range(3):
+        assert machine.check().status in ("CRITICAL", "DEAD")
+        machine.after(10)
+    for name in CRITICAL:
+        machine.manager.put(name, "RUNNING", pid=7)
+    machine.feed()
+    machine.check()
+    checked(machine, 60)
+    assert machine.alerts == []
+
+
+def test_a_service_that_does_not_come_up_is_red_after_its_start_time(machine: Machine) -> None:
+    machine.feed()
+    machine.check()
+    for name in CRITICAL:
+        machine.manager.put(name, "STARTING", pid=7)
+    machine.check()
+    checked(machine, 40)
+    assert machine.told("red") == []
+    checked(machine, 20)
+    assert len(machine.told("red")) == 1
+
+
+def test_one_that_dies_again_and_again_at_its_start_is_excused_once(machine: Machine) -> None:
+    machine.feed()
+    machine.check()
+    for k in range(12):
+        for name in CRITICAL:
+            machine.manager.put(name, "BACKOFF" if k % 2 else "STARTING")
+        checked(machine, 10)
+    assert machine.told("red") != []
+
+
+def test_services_on_their_way_hide_no_lost_grid(machine: Machine) -> None:
+    machine.ports["127.0.0.1:5701"] = False
+    for name in CRITICAL:
+        machine.manager.put(name, "STARTING", pid=7)
+    machine.check()
+    for _ in range(2):
+        machine.after(10)
+        machine.check()
+    assert len(machine.told("red")) == 1
+
+
+def test_what_the_operator_holds_down_is_not_red(machine: Machine) -> None:
+    HeldServices(machine.home).hold(*CRITICAL, by="anna", now_ns=NOW_NS)
+    for name in CRITICAL:
+        machine.manager.put(name, "STOPPED")
+    machine.feed()
+    assert machine.check().status == "CRITICAL"
+    checked(machine, 120)
+    assert machine.told("red") == []
+    HeldServices(machine.home).release()
+    for name in CRITICAL:
+        machine.manager.put(name, "BACKOFF")
+    checked(machine, 40)
+    assert len(machine.told("red")) == 1
+
+
+def test_an_ordered_down_alarms_nobody(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
+    machine.feed()
+    machine.check()
+    machine.manager.away = StoppingError(6, "supervisord refused getAllProcessInfo: the manager is stopping")
+    with caplog.at_level("INFO"):
+        checked(machine, 60)
+    assert machine.alerts == []
+    assert [r.levelname for r in caplog.records if "was asked to end" in r.message] == ["INFO"]
+    # A manager that is gone without having been asked is told at once.
+    machine.manager.away = ConnectionRefusedError("socket")
+    checked(machine, 10)
+    assert len(machine.told("manager")) == 1
+
+
+def test_a_manager_that_is_busy_at_the_start_is_given_time(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    machine.manager.gate = threading.Event()
+    worker = DaemonWorker("look", jobs_max=1)
+    service = MetaHealthService(machine.context, manager=machine.manager, probe=machine.probe, worker=worker)
+    service.start()
+    machine.feed()
+    for told in (0, 0, 0, 1):
+        service.tick()
+        assert len(machine.told("manager")) == told
+        machine.after(10)
+        machine.feed()
+    machine.manager.gate.set()
+    assert worker.idle(10)
 
 
 def test_hung_service_shows_in_its_heartbeat(machine: Machine) -> None:

@@ -21,16 +21,17 @@ from dolphin.services.held import HeldServices
 from dolphin.services.home import Home, SystemSettings
 from dolphin.services.meta_health import MetaHealthService
 from dolphin.services.service import Alert, Context
-from dolphin.services.supervision import Supervisor
+from dolphin.services.supervision import StoppingError, Supervisor
 from dolphin.services.table import BY_NAME
 from dolphin.services.worker import DaemonWorker
 
-#: Ends at once while a file `broken` lies beside it, else runs until it is told to stop.
+#: Ends at once while a file `broken` lies beside it, else runs until it is told to stop, longer with `deaf`.
 SCRIPT = """
 import pathlib, signal, sys
 if pathlib.Path(__file__).with_name("broken").exists():
     sys.exit(3)
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+deaf = pathlib.Path(__file__).with_name("deaf")
+signal.signal(signal.SIGTERM, lambda *_: None if deaf.exists() else sys.exit(0))
 while True:
     signal.pause()
 """
@@ -92,6 +93,25 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         yield made
     finally:
         supervisor.shutdown()
+
+
+def test_an_ordered_end_of_a_real_supervisor_alarms_nobody(machine: Machine) -> None:
+    """It answers until its last service has ended, and says that it stops."""
+    machine.check()
+    (machine.home.root.parent / "deaf").touch()
+    pids = machine.pids()
+    machine.supervisor._call("shutdown")
+    with pytest.raises(StoppingError, match="the manager is stopping"):
+        machine.supervisor.services()
+    machine.check()
+    machine.check()
+    assert machine.alerts == []
+    for pid in pids.values():
+        os.kill(pid, signal.SIGKILL)
+    give_up, pause = time.monotonic() + PATIENCE_S, threading.Event()
+    while machine.supervisor.pid is not None:
+        assert time.monotonic() < give_up
+        pause.wait(0.05)
 
 
 def test_life_beside_a_real_supervisor(machine: Machine) -> None:
