@@ -1,7 +1,7 @@
-"""A circuit breaker for writes that nobody waits for: a grid that is away is not asked at every turn.
+"""A circuit breaker: what fails again and again is not tried at every turn.
 
-Entry point: `Circuit`. Closed: every write is tried. Five failures in a row open it; then nothing is tried
-until a back-off has passed, which doubles up to a minute; then one write probes (half open), and closes the
+Entry point: `Circuit`. Closed: every write is tried. So many failures in a row open it; then nothing is tried
+until a back-off has passed, which doubles up to a bound; then one write probes (half open), and closes the
 circuit or opens it again. What was not written is not lost here: a heartbeat is made anew, and what matters
 is in the journal and shipped later.
 """
@@ -18,9 +18,19 @@ BACKOFF_MAX_NS: Final = 60 * NS_PER_S
 
 
 class Circuit:
-    """One circuit; times are nanoseconds of the caller's clock."""
+    """One circuit; times are nanoseconds of the caller's clock.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    failures_to_open : failures in a row, >= 1
+    backoff_max_ns : bound of the back-off, ns, >= BACKOFF_FIRST_NS
+    """
+
+    def __init__(
+        self, failures_to_open: int = FAILURES_TO_OPEN, backoff_max_ns: int = BACKOFF_MAX_NS
+    ) -> None:
+        self._failures_to_open = failures_to_open
+        self._backoff_max_ns = backoff_max_ns
         self._failures = 0
         self._backoff_ns = BACKOFF_FIRST_NS
         self._opened_ns: int | None = None
@@ -54,7 +64,7 @@ class Circuit:
         """A write failed, or nobody knows what became of it."""
         self._failures += 1
         if self._probing:
-            self._backoff_ns = min(2 * self._backoff_ns, BACKOFF_MAX_NS)
-        if self._probing or self._failures >= FAILURES_TO_OPEN:
+            self._backoff_ns = min(2 * self._backoff_ns, self._backoff_max_ns)
+        if self._probing or self._failures >= self._failures_to_open:
             self._opened_ns = now_ns
             self._probing = False

@@ -41,6 +41,7 @@ from dolphin.host.telling import scan_line, trade_line
 from dolphin.journal.fenced import FencedJournal, highest_fence
 from dolphin.journal.store import Journal
 from dolphin.market.scan_store import ScanStore
+from dolphin.services.circuit import Circuit
 from dolphin.services.embedded import check_same
 from dolphin.services.feeds import identity_of, open_market
 from dolphin.services.kill_switch import KillSwitch
@@ -51,6 +52,9 @@ from dolphin.services.trader import Trader
 LEASE_CHECK_NS = 5 * NS_PER_S
 #: With the grid away, how often the store is looked through for new scans.
 STORE_LOOK_NS = 2 * NS_PER_S
+
+#: A takeover that the disk refused is tried again after a second, two, four and so on, up to this.
+TAKEOVER_WAIT_MAX_NS = 30 * NS_PER_S
 
 #: How long a standby leaves the first trader to start, when both are started together.
 STANDBY_PATIENCE_NS = 120 * NS_PER_S
@@ -87,6 +91,7 @@ class TraderService:
         self._first_to_lead = context.name != "trader_standby"
         self._leader_seen = False
         self._takeover_failed = False
+        self._takeovers = Circuit(failures_to_open=1, backoff_max_ns=TAKEOVER_WAIT_MAX_NS)
         self._started_ns = context.clock.now_ns()
         self._owner = f"{context.name}:{os.getpid()}"
 
@@ -201,6 +206,8 @@ class TraderService:
         except (FenceError, StoreError) as error:
             # Memory may be a bar ahead of the journal now: only a recovery from it goes on, as soon as the
             # disk takes a new term.
+            if isinstance(error, StoreError):
+                self._takeovers.failed(self.context.clock.now_ns())
             self._step_down(str(error))
 
     def _work(self, trader: Trader) -> None:
@@ -258,7 +265,9 @@ class TraderService:
     # leadership
 
     def _stand_by(self) -> None:
-        """Take the lock if it is free, and with it the journal."""
+        """Take the lock if it is free, and with it the journal; after the disk refused not at every turn."""
+        if not self._takeovers.allows(self.context.clock.now_ns()):
+            return
         path = self.context.home.trader / JOURNAL_FILE
         lock = self.context.grid.grid.lock(f"trader_{self.context.settings.deployment}")
         if not self._may_begin(lock):
@@ -288,6 +297,7 @@ class TraderService:
             self._release(lock)
             self._why = str(error)
             self._takeover_failed = True
+            self._takeovers.failed(self.context.clock.now_ns())
             self.context.counts["takeovers_failed"] += 1
             self.context.tell("leader", f"cannot take over: {error}")
         except BaseException:
@@ -407,6 +417,8 @@ class TraderService:
     # telling
 
     def _on_step(self, step: Step) -> None:
+        # Only a bar on disk proves that the disk takes bars: a new term alone is small enough for a full one.
+        self._takeovers.succeeded()
         self._last_step = step
         decision = step.decision
         _log.info(scan_line(step), extra={"bar": decision.bar_idx, "scan": decision.scan_number})

@@ -54,6 +54,16 @@ def test_the_backoff_doubles_up_to_a_minute_and_a_success_forgets_it() -> None:
     assert circuit.allows(at + S)
 
 
+def test_one_failure_may_be_enough_and_the_bound_another() -> None:
+    circuit, at, gaps = Circuit(failures_to_open=1, backoff_max_ns=30 * S), 0, []
+    circuit.failed(at)
+    for _ in range(7):
+        before, at = at, next(t for t in range(at, at + 100 * S, S // 2) if circuit.allows(t))
+        gaps.append((at - before) // S)
+        circuit.failed(at)
+    assert gaps == [1, 2, 4, 8, 16, 30, 30]
+
+
 def test_a_clock_that_is_set_back_does_not_keep_it_open() -> None:
     circuit = opened(10_000 * S)
     assert circuit.allows(100 * S)

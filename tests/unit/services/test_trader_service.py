@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from scan_market import scans
 from dolphin.domain import codes
 from dolphin.domain.clock import NS_PER_S, iso_from_ns
 from dolphin.domain.decision import Decision
-from dolphin.domain.errors import ConfigError, FenceError
+from dolphin.domain.errors import ConfigError, FenceError, StoreError
 from dolphin.domain.scan import Scan
 from dolphin.grid.inprocess import InProcessGrid
 from dolphin.grid.payloads import SafetyPayload
@@ -463,6 +464,61 @@ def test_a_full_disk_stops_the_trader_and_space_lets_it_go_on(system: System) ->
     assert [fence for fence, _ in fences] == [1, 2]
 
 
+def test_a_takeover_that_the_disk_refuses_is_tried_less_and_less_often(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trader = system.trader()
+    tried: list[int] = []
+
+    def refuse(*args: object, **options: object) -> FencedJournal:
+        tried.append(system.clock.now_ns())
+        raise StoreError("journal.db: database or disk is full; free some space, then resume")
+
+    def ticked(seconds: int) -> None:
+        for _ in range(seconds):
+            trader.tick()
+            system.clock.move_to(system.clock.now_ns() + NS_PER_S)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FencedJournal, "take_term", refuse)
+        ticked(130)
+    gaps = [(b - a) // NS_PER_S for a, b in itertools.pairwise(tried)]
+    assert gaps == [1, 2, 4, 8, 16, 30, 30, 30]
+    assert system.context("x").grid.grid.lock("trader_BLUE").locked() is False
+    assert trader.health()[0] is False
+    # Space again: it leads within the bound, and its first bar on disk makes it patient no longer.
+    ticked(31)
+    assert trader.phase == "running"
+    system.scan(MARKET[0])
+    trader.tick()
+    assert len(system.decisions()) == 1
+    trader._step_down("test")
+    tried.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(FencedJournal, "take_term", refuse)
+        ticked(4)
+    assert [(at - tried[0]) // NS_PER_S for at in tried] == [0, 1, 3]
+
+
+def test_a_disk_that_takes_a_term_and_no_bar_is_not_asked_at_every_turn(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trader = system.trader()
+    trader.tick()
+
+    def refuse(*args: object, **options: object) -> None:
+        raise StoreError("journal.db: database or disk is full; free some space, then resume")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FencedJournal, "add_decision", refuse)
+        system.scan(MARKET[0])
+        for _ in range(60):
+            trader.tick()
+            system.clock.move_to(system.clock.now_ns() + NS_PER_S)
+    assert system.decisions() == []
+    assert len(system.terms()) <= 8
+
+
 def test_what_the_organs_said_is_journalled_when_it_changes_and_known_after_a_restart(
     system: System,
 ) -> None:
@@ -506,6 +562,7 @@ def test_a_lock_that_is_free_and_cannot_be_taken_over_is_not_well(system: System
     assert trader.health()[0] is False
     assert "another process writes this run" in trader.health()[1]
     alone.close()
+    system.clock.move_to(system.clock.now_ns() + NS_PER_S)
     trader.tick()
     assert trader.health()[0] is True
     assert trader.fence > 0
