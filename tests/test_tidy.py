@@ -183,3 +183,9 @@ def test_import_is_light() -> None:
     loaded = subprocess.run([sys.executable, "-c", helped], capture_output=True, text=True, check=True).stdout
     for name in HEAVY:
         assert f"'{name}'" not in loaded, f"dolphin --help loads {name}"
+
+
+def test_nothing_sleeps() -> None:
+    """A sleep hears nothing: wait for an event, a process or a socket, with a bound."""
+    for path in SOURCES:
+        assert not re.search(r"\btime\.sleep\(", path.read_text()), f"{path} sleeps"

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,6 +35,8 @@ ARTIFACT: Final = f"com.hazelcast:hazelcast:{VERSION}"
 JAR_VARIABLE: Final = "DOLPHIN_HAZELCAST_JAR"
 START_TIMEOUT_S: Final = 90.0
 STOP_TIMEOUT_S: Final = 20.0
+#: Between two looks for what no event tells, seconds.
+LOOK_S: Final = 0.05
 HEAP_MB: Final = 256
 
 #: What Java needs to be told so that the member may look at its own memory (Hazelcast's manual).
@@ -122,8 +126,26 @@ def _command_of(pid: int) -> bytes:
         command = path.read_bytes()
         if command:
             return command
-        time.sleep(0.01)
+        _wait_for_end(pid, 0.01)
     return b""
+
+
+def _wait_for_end(pid: int, timeout_s: float) -> None:
+    """Return when the process has ended, also when nobody has waited for it yet, or after `timeout_s`."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    except OSError:
+        # A kernel or a sandbox without them: the caller looks again soon.
+        threading.Event().wait(min(timeout_s, LOOK_S))
+        return
+    try:
+        ended = select.poll()
+        ended.register(process, select.POLLIN)
+        ended.poll(max(0.0, timeout_s) * 1000.0)
+    finally:
+        os.close(process)
 
 
 class Member:
@@ -250,11 +272,13 @@ class Member:
         """
         give_up = time.monotonic() + timeout_s
         while time.monotonic() < give_up:
-            if not self.running:
+            pid = self.pid
+            if pid is None:
                 raise GridError(f"the member at {self.address} ended at its start; read {self.log_file}")
             if self._says_started(cp) and answers(self.address, 0.2):
                 return
-            time.sleep(0.05)
+            # Its end is told at once; what it says must be looked for.
+            _wait_for_end(pid, LOOK_S)
         raise GridError(f"the member at {self.address} is not ready after {timeout_s:g} s; {self.log_file}")
 
     def _says_started(self, cp: bool) -> bool:
@@ -292,8 +316,8 @@ class Member:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, number)
             give_up = time.monotonic() + timeout_s
-            while self.running and time.monotonic() < give_up:
-                time.sleep(0.02)
+            while self.running and (left_s := give_up - time.monotonic()) > 0.0:
+                _wait_for_end(pid, left_s)
         if not self.running:
             self._process = None
             self.pid_file.unlink(missing_ok=True)

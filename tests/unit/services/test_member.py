@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,30 @@ def test_a_member_is_known_to_whoever_has_its_folder_and_ends_with_all_it_starte
     # Gone, or dead and waiting for somebody to ask.
     assert not child.exists() or child.read_text().split()[2] == "Z"
     member.stop()
+
+
+def test_the_end_of_a_process_is_waited_for_and_not_looked_for():
+    """Also where it is a zombie; and where the kernel has no such handle, another look is all there is."""
+    child = subprocess.Popen(["sleep", "60"])
+    began = time.monotonic()
+    members._wait_for_end(child.pid, 0.01)
+    assert child.poll() is None
+    child.kill()
+    members._wait_for_end(child.pid, 60.0)
+    assert time.monotonic() - began < 30.0
+    assert child.wait(10) == -9
+    members._wait_for_end(child.pid, 60.0)
+    assert time.monotonic() - began < 30.0
+
+
+def test_a_kernel_without_handles_of_processes_is_asked_again_soon(monkeypatch):
+    def refuse(pid: int) -> int:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    began = time.monotonic()
+    members._wait_for_end(os.getpid(), 60.0)
+    assert time.monotonic() - began < 30.0
 
 
 def test_a_pid_that_was_given_to_somebody_else_is_not_the_member_s(tmp_path):
