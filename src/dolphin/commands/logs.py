@@ -12,6 +12,7 @@ from dolphin.domain.errors import UsageError
 _EPILOG = """examples:
   dolphin logs                       the newest lines of all services
   dolphin logs trader -f             follow one
+  dolphin logs exf acb -n 100        the newest 100 lines of two
   dolphin logs --level warning       what needs a look
 """
 
@@ -24,12 +25,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--home", default="dolphin-home", metavar="DIR", help="the system's folder (default dolphin-home)"
     )
     parser.add_argument("-f", "--follow", action="store_true", help="go on as new lines come")
-    parser.add_argument("--lines", type=int, default=40, metavar="N", help="how many (default 40)")
+    parser.add_argument(
+        "-n", "--lines", type=_line_count, default=40, metavar="N",
+        help="how many of the newest lines of all together (default 40)",
+    )  # fmt: skip
     parser.add_argument(
         "--level", default="info", choices=("debug", "info", "warning", "error"),
         help="least level that is shown (default info)",
     )  # fmt: skip
     add_json(parser)
+
+
+def _line_count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of lines, expected 0 or more, like 100")
+    return int(text)
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -39,7 +49,9 @@ def execute(args: argparse.Namespace) -> int:
 
     folder = Home(Path(args.home)).logs
     if not folder.is_dir():
-        raise UsageError(f"{args.home}: has no logs; give the folder of the system with --home")
+        raise UsageError(
+            f"{args.home}: has no logs; expected the folder that `dolphin up` made: name it with --home"
+        )
     services = tuple(args.services)
     for event in read_logs(log_files(folder, services), last=args.lines, level=args.level):
         print_json(event) if args.json else tell(readable(event))

@@ -165,6 +165,8 @@ def _summary(facts: Facts) -> Iterator[str]:
         )
     if facts.disk_free_mb is not None:
         yield f"disk       {facts.disk_free_mb / 1000:,.1f} GB free"
+    if facts.speed != 1.0:
+        yield f"clock      the system's: {facts.speed:g} times the machine's, and every time here is its time"
 
 
 def _trader(facts: Facts) -> Iterator[str]:

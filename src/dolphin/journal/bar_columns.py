@@ -305,6 +305,11 @@ class ColumnJournal(Journal):
 def read_journal(folder: Path | str) -> Journal:
     """The journal of a run's folder, for reading: the kind that it holds. Raises DataError."""
     path = Path(folder) / "journal.db"
+    if not path.exists():
+        # A system's folder, or the one of all runs, holds runs one level deeper.
+        below = sorted(each.parent for each in Path(folder).glob("*/journal.db"))
+        like = f", like {below[-1]}" if below else ""
+        raise DataError(f"{path}: no journal here; expected the folder of a run{like}")
     journal = Journal.read_only(path)
     if journal.meta().get(BARS_KEY) != BARS_FILE:
         return journal

@@ -23,9 +23,10 @@ class ServiceFact(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     state: str
+    #: Since its start, on the system's clock as every age.
+    uptime_s: float = 0.0
     #: Its process, by the manager's word or by its own lock; 0 without one.
     pid: int = 0
-    uptime_s: float = 0.0
     exit_status: int = 0
     description: str = ""
     beat_age_s: float | None = None
@@ -144,6 +145,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     health: HealthFact | None = None
     alerts: tuple[AlertFact, ...] = ()
     disk_free_mb: float | None = None
+    #: How many times as fast as the machine's the system's clock runs.
+    speed: float = 1.0
     took_s: float = 0.0
 
     def command(self, words: str) -> str:

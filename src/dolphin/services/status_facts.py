@@ -191,7 +191,7 @@ class Collector:
             else "silent" if isinstance(said, Exception) else "up",
             manager_trouble="it did not answer in time" if said is None
             else str(said) if isinstance(said, Exception) else "",
-            services=_services(said, grid, files, now_ns),
+            services=_services(said, grid, files, now_ns, settings.speed),
             grid=GridFact(
                 connected="nodes" in grid, port_open=port_open, nodes=grid.get("nodes", 0),
                 members=settings.grid_members, ours=settings.members, trouble=grid_trouble,
@@ -205,6 +205,7 @@ class Collector:
             health=health,
             alerts=tuple(files.get("alerts", ())),
             disk_free_mb=files.get("disk_free_mb"),
+            speed=settings.speed,
             took_s=time.monotonic() - began,
         )  # fmt: skip
 
@@ -278,7 +279,9 @@ def _newer(reference: Any, other: Any) -> Any:
     return other
 
 
-def _services(said: Any, grid: dict[str, Any], files: dict[str, Any], now_ns: int) -> tuple[ServiceFact, ...]:
+def _services(
+    said: Any, grid: dict[str, Any], files: dict[str, Any], now_ns: int, speed: float
+) -> tuple[ServiceFact, ...]:
     """The table's services as manager and heartbeats tell, in the table's order."""
     states = {state.name: state for state in said} if isinstance(said, list) else {}
     beats, held = grid.get("beats", {}), files.get("held", {})
@@ -298,7 +301,8 @@ def _services(said: Any, grid: dict[str, Any], files: dict[str, Any], now_ns: in
             name=name,
             state="" if state is None else state.state,
             pid=pid if state is None or not state.pid else state.pid,
-            uptime_s=0.0 if state is None else state.uptime_s,
+            # The process manager counts on the machine's clock.
+            uptime_s=0.0 if state is None else state.uptime_s * speed,
             exit_status=0 if state is None else state.exit_status,
             description="" if state is None else state.description,
             beat_age_s=None if beat is None else now_ns / NS_PER_S - beat.ts,

@@ -50,8 +50,8 @@ def establish(home: Home, asked: dict[str, Any]) -> SystemSettings:
             found = getattr(settings, name)
             if found != value:
                 raise ConfigError(
-                    f"{home.root}: was made with {name} {found!r}, now it is {value!r}; leave it out, or"
-                    " choose another --home"
+                    f"{home.root}: was made with {name} {_listed(found)}, now it is {_listed(value)};"
+                    " leave it out, or choose another --home"
                 )
         return settings
     members = asked.get("members", 1)
@@ -75,6 +75,11 @@ def establish(home: Home, asked: dict[str, Any]) -> SystemSettings:
     )
     home.save(settings)
     return settings
+
+
+def _listed(value: Any) -> str:
+    """A setting for a sentence: several values as a plain list."""
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else repr(value)
 
 
 def addresses(members: int, port: int = GRID_PORT) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ def test_first_up_makes_the_home_and_sets_its_clock(home: Path) -> None:
         (("--grid", "hazelcast"), "was made for the members 127.0.0.1:1, now it is --grid hazelcast;"),
         (
             ("--grid", "127.0.0.1:2"),
-            "was made with grid_members ('127.0.0.1:1',), now it is ('127.0.0.1:2',);",
+            "was made with grid_members 127.0.0.1:1, now it is 127.0.0.1:2;",
         ),
     ],
 )
@@ -114,6 +114,21 @@ def test_folder_without_a_system_is_told_and_left_alone(tmp_path: Path, command:
     assert not (tmp_path / "nowhere").exists()
 
 
+@pytest.mark.parametrize("count", ["x", "-3", "1.5"])
+def test_logs_says_what_a_number_of_lines_is(tmp_path: Path, count: str) -> None:
+    told = invoke("logs", "--home", tmp_path, f"-n={count}")
+    assert told.code == 2
+    assert f"{count!r} is no number of lines, expected 0 or more, like 100" in told.error.replace("=", "")
+
+
+def test_audit_of_a_system_s_folder_names_its_run(tmp_path: Path) -> None:
+    (tmp_path / "trader").mkdir()
+    (tmp_path / "trader" / "journal.db").touch()
+    told = invoke("audit", tmp_path)
+    assert told.code == 1
+    assert f"no journal here; expected the folder of a run, like {tmp_path}/trader" in told.error
+
+
 def test_logs_shows_people_lines_and_machines_objects(tmp_path: Path) -> None:
     folder = tmp_path / "logs"
     folder.mkdir()
@@ -126,6 +141,9 @@ def test_logs_shows_people_lines_and_machines_objects(tmp_path: Path) -> None:
     assert told.code == 0
     assert [line.split()[4] for line in told.out.splitlines()] == ["e0", "e1", "e2"]
     assert told.out.splitlines()[0] == "2026-01-05 00:00:00+00: info    exf            e0 n=0"
+    newest = invoke("logs", "--home", tmp_path, "-n", "1").out
+    assert newest.splitlines() == told.out.splitlines()[-1:]
+    assert invoke("logs", "--home", tmp_path, "-n", "0").out == ""
     objects = invoke("logs", "--home", tmp_path, "--json").out.splitlines()
     assert [json.loads(line)["n"] for line in objects] == [0, 1, 2]
     assert invoke("logs", "exf", "--home", tmp_path, "--lines", "1").out.split()[4] == "e2"

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from status_homes import make_home, write_journal
 
 from dolphin.cli import main
+from dolphin.commands.status import lines
 from dolphin.domain import codes
 from dolphin.domain.clock import NS_PER_S, iso_from_ns
 from dolphin.grid.inprocess import InProcessGrid
@@ -281,6 +283,26 @@ def test_all_is_well(living: Living) -> None:
     assert (exf.state, exf.pid, exf.phase, exf.restarts) == ("RUNNING", 100, "running", 3)
     assert exf.beat_age_s is not None
     assert 0.0 <= exf.beat_age_s < 60.0
+
+
+def test_times_are_of_one_clock_at_another_speed(living: Living) -> None:
+    """The manager counts machine seconds; ages are of the system's clock, ten times as fast."""
+    settings = living.home.load()
+    assert "clock  " not in "\n".join(lines(living.look(), diagnose(living.look())))
+    living.home.save(
+        msgspec.structs.replace(settings, speed=10.0, clock_origin_ns=time.time_ns() - 60 * NS_PER_S)
+    )
+    facts = living.look()
+    exf = facts.service("exf")
+    assert exf is not None
+    assert exf.uptime_s == 5000.0
+    assert exf.beat_age_s is not None
+    assert 500.0 < exf.beat_age_s < 3000.0
+    screen = list(lines(facts, diagnose(facts)))
+    assert [line for line in screen if line.startswith("clock")] == [
+        "clock      the system's: 10 times the machine's, and every time here is its time"
+    ]
+    assert all(len(line) <= 80 for n, line in enumerate(screen) if not line.startswith("do "))
 
 
 def test_reference_of_the_posture_wins_unless_it_is_older(living: Living) -> None:
