@@ -12,13 +12,15 @@ not name its own. `read_messages` streams one symbol of it; `RAW_SCHEMA` is what
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 
 import msgspec
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dolphin.domain.errors import DataError, StoreError
@@ -154,32 +156,41 @@ def read_messages(path: Path, symbol: str | None = None) -> Iterator[RawMessage]
         symbol, or several where none was named.
     """
     with _open(path) as file:
-        names = file.schema_arrow.names
-        columns = list(RAW_COLUMNS) + ([SYMBOL_COLUMN] if SYMBOL_COLUMN in names else [])
-        row, seen, found = 0, symbol, False
+        several = SYMBOL_COLUMN in file.schema_arrow.names
+        columns = [*RAW_COLUMNS, *([SYMBOL_COLUMN] if several else [])]
+        seen, n_found, begin = symbol, 0, 0
         try:
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
+                rows: Sequence[int] = range(begin, begin + batch.num_rows)
+                begin += batch.num_rows
+                if several:
+                    batch, rows, seen = _of_symbol(batch, rows, seen, chosen=symbol is not None, path=path)
+                n_found += batch.num_rows
                 stamps = batch.column(0).cast(RAW_SCHEMA.field(0).type).cast(pa.int64()).to_pylist()
-                kinds, texts = batch.column(1).to_pylist(), batch.column(2).to_pylist()
-                named = batch.column(3).to_pylist() if len(columns) > 3 else None
-                for i, raw in enumerate(texts):
-                    row += 1
-                    if named is not None:
-                        if symbol is None and seen is not None and named[i] != seen:
-                            raise DataError(
-                                f"{path}: holds {seen} and {named[i]}; say which one with --symbol"
-                            )
-                        seen = named[i] if seen is None else seen
-                        if named[i] != seen:
-                            continue
-                    found = True
-                    yield RawMessage(row - 1, stamps[i] or 0, kinds[i] or "", raw or "")
+                texts = zip(batch.column(1).to_pylist(), batch.column(2).to_pylist(), strict=True)
+                for row, stamp, (kind, raw) in zip(rows, stamps, texts, strict=True):
+                    yield RawMessage(row, stamp or 0, kind or "", raw or "")
         except (pa.ArrowException, OSError) as error:
             raise DataError(
-                f"{path}: cannot be read after row {row} ({_line(error)}); the file may be damaged"
+                f"{path}: cannot be read after row {begin} ({_line(error)}); the file may be damaged"
             ) from error
-    if symbol is not None and SYMBOL_COLUMN in names and not found:
+    if several and symbol is not None and not n_found:
         raise DataError(f"{path}: holds no message of {symbol}; leave --symbol out to see which it holds")
+
+
+def _of_symbol(
+    batch: pa.RecordBatch, rows: Sequence[int], symbol: str | None, *, chosen: bool, path: Path
+) -> tuple[pa.RecordBatch, Sequence[int], str | None]:
+    """The batch's messages of one symbol, their rows, and the symbol: the first one where none was chosen."""
+    named = batch.column(len(RAW_COLUMNS)).cast(pa.string())
+    if symbol is None and len(named):
+        symbol = named[0].as_py()
+    ours = pc.fill_null(pc.equal(named, pa.scalar(symbol, pa.string())), False)
+    if not chosen and ours.true_count != len(named):
+        other = named.filter(pc.invert(ours))[0].as_py()
+        raise DataError(f"{path}: holds {symbol} and {other}; say which one with --symbol")
+    taken = [rows[k] for k in np.flatnonzero(ours.to_numpy(zero_copy_only=False)).tolist()]
+    return batch.filter(ours), taken, symbol
 
 
 def count_messages(path: Path) -> int:

@@ -211,7 +211,6 @@ class BookReplay:
                 elif message.kind == SNAPSHOT:
                     self.n_snapshots += 1
                     self._told(message, self.book.load(snapshot_from(message.raw)))
-                    self._proven = self._proven and self.book.known
                 elif message.kind == BOOK_TICKER:
                     ticker = ticker_from(message.raw)
                     if self._is_ours(message, ticker.s):

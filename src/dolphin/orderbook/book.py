@@ -159,7 +159,6 @@ class Book:
         self._snapshot: DepthSnapshot | None = None
         # In the order of `u`: the newest ones written, then those that wait.
         self._kept: list[Difference] = []
-        self._trimmed = False
 
     @property
     def crossed(self) -> bool:
@@ -189,7 +188,6 @@ class Book:
         kept.append(difference)
         if len(kept) >= 2 * KEPT:
             del kept[:-KEPT]
-            self._trimmed = True
         was_known, self.known = self.known, self.known and follows
         if self.known:
             self._write(difference)
@@ -223,8 +221,6 @@ class Book:
         k = bisect_left(self._kept, difference.last_id, key=attrgetter("last_id"))
         if self._kept[k].last_id == difference.last_id:
             return Outcome.DUPLICATE
-        if k == 0 and self._trimmed:
-            return Outcome.REORDERED  # what came between it and the oldest one is no longer here
         self._kept.insert(k, difference)
         if not self.known and self.last_id >= 0:
             self._resume()

@@ -96,6 +96,8 @@ def test_times_that_go_back_a_little_do_not_show_a_boundary_twice(tmp_path: Path
         tmp_path, chain((50, [], []), (210, [], []), (190, [], []), (250, [], []), (330, [], []))
     )
     assert shown(rows) == [(100, 11), (200, 11), (300, 14)]
+    _, rows = replayed(tmp_path, chain((210, [], []), (190, [], []), (350, [], [])))
+    assert shown(rows) == [(300, 12)]
 
 
 def test_one_wrong_time_fills_no_file_and_stops_nothing(tmp_path: Path) -> None:
@@ -103,6 +105,10 @@ def test_one_wrong_time_fills_no_file_and_stops_nothing(tmp_path: Path) -> None:
     replay, rows = replayed(tmp_path, chain(*steps))
     assert shown(rows) == [(200, 13), (300, 14)]
     assert replay.n_boundaries_missing == 0
+    # Nor is a boundary shown again when time is right again.
+    steps = [(50, [], []), (150, [], []), (250, [], []), (10**10, [], []), (190, [], []), (350, [], [])]
+    _, rows = replayed(tmp_path, chain(*steps))
+    assert shown(rows) == [(100, 11), (200, 12), (300, 15)]
 
 
 def test_a_long_silence_shows_nothing(tmp_path: Path) -> None:
@@ -177,12 +183,13 @@ def test_rows_stop_at_a_gap_until_a_snapshot(tmp_path: Path, later_snapshot: boo
 
 def test_duplicates_and_late_messages_change_no_row_that_is_shown(tmp_path: Path) -> None:
     _, messages = session(4)
-    _, all_rows = replayed(tmp_path, messages)
+    whole, all_rows = replayed(tmp_path, messages)
     depths = [k for k, m in enumerate(messages) if m[0] == "depth"]
     twice = list(messages)
     twice.insert(depths[25] + 3, messages[depths[25]])
     replay, rows = replayed(tmp_path, twice)
     assert damage_of(replay) == {"duplicate": 1}
+    assert replay.agreement.n_compared == whole.agreement.n_compared
     assert [r.values.tobytes() for r in rows] == [r.values.tobytes() for r in all_rows]
     late = list(messages)
     late.insert(depths[27], late.pop(depths[25]))
@@ -203,6 +210,7 @@ def test_duplicates_and_late_messages_change_no_row_that_is_shown(tmp_path: Path
         lambda text: text.replace('"a":[', '"a":[["-5.0","1.0"],', 1),
         lambda text: text.replace('"a":[', '"a":[["5.0"],', 1),
         lambda text: text.replace('"pu":', '"pu":9', 1),
+        lambda text: text.replace('"U":', '"U":9', 1),
         lambda text: "",
     ],
 )

@@ -63,6 +63,15 @@ def test_a_side_that_ends_before_a_band_does_leaves_it_unknown() -> None:
     assert (s.visible_bps, s.visible_bid, s.visible_ask) == (70.0, 999.0, 1001.0)
 
 
+def test_a_side_that_ends_with_a_band_knows_it() -> None:
+    s = seen([(999.0, 1.0), (990.0, 2.0)], [(1001.0, 1.0), (1020.0, 2.0)])
+    assert s.bid_depth.tolist()[:1] == [3.0]
+    assert s.ask_depth.tolist()[:2] == [1.0, 2.0]
+    assert np.isnan(s.bid_depth[1:]).all()
+    assert np.isnan(s.ask_depth[2:]).all()
+    assert s.visible_bps == 100.0
+
+
 def test_levels_beyond_the_edge_are_not_taken_for_a_known_book() -> None:
     bids = [(999.0, 1.0), (996.0, 1.0), (940.0, 500.0)]
     s = seen(bids, [(1001.0, 1.0)], bid_edge=996.0, ask_edge=math.inf)
