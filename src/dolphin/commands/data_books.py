@@ -19,11 +19,11 @@ _EPILOG = """examples:
   dolphin data books RAW.parquet --out ROWS.parquet
   dolphin data books RAW.parquet --out ROWS.parquet --compare TOP20.parquet
 
-RAW has the columns recv_ts, kind, raw and, for several symbols, symbol. A row is
-the best 20 levels at a multiple of 100 ms of exchange time. Where messages are
-missing, rows stop until a later snapshot, or until the missing message comes
-late: what is not known is not written. Exit 0; 1 where --compare finds a row
-that is not equal in all columns.
+RAW has the columns recv_ts, kind, raw and, for several symbols, symbol. Files of
+a folder follow one another by name. A row is the best 20 levels at a multiple of
+100 ms of exchange time. Where messages are missing, rows stop until a later
+snapshot, or until the missing message comes late: what is not known is not
+written. Exit 0; 1 where --compare finds a row that is not equal in all columns.
 """
 
 #: What is counted of a recording, as `book_recording.DAMAGE` names it, in words for one and for many.
@@ -45,7 +45,12 @@ def add_to(verbs: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = verbs.add_parser(
         "books", help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=_EPILOG
     )
-    parser.add_argument("path", metavar="RAW", help="recording of raw messages (Parquet)")
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="RAW",
+        help="recording of raw messages: a file, several in order, or a folder",
+    )
     parser.add_argument("--out", metavar="FILE", required=True, help="file that takes the rows (Parquet)")
     parser.add_argument("--symbol", metavar="SYMBOL", help="which symbol of a recording of several")
     parser.add_argument("--compare", metavar="FILE", help="rows to compare with, in all columns")
@@ -55,12 +60,13 @@ def add_to(verbs: Any) -> argparse.ArgumentParser:
 def execute(args: argparse.Namespace) -> int:
     """Build, write, compare."""
     from dolphin.commands.telling import WorkDisplay
-    from dolphin.market.book_messages import count_messages
+    from dolphin.market.book_messages import count_messages, raw_files
     from dolphin.market.book_recording import BookReplay
     from dolphin.market.book_rows import compare_rows, read_rows, write_rows
 
-    raw, out = Path(args.path), Path(args.out)
-    for name, source in (("the recording", raw), ("--compare", Path(args.compare or raw))):
+    raw, out = raw_files([Path(path) for path in args.paths]), Path(args.out)
+    sources = [("the recording", path) for path in raw]
+    for name, source in [*sources, *([("--compare", Path(args.compare))] if args.compare else [])]:
         if source.resolve() == out.resolve():
             raise UsageError(f"--out is {name} itself, {source}; give another file")
     total = count_messages(raw)
@@ -74,7 +80,7 @@ def execute(args: argparse.Namespace) -> int:
                 display.progress("books", replay.n_file_rows, total, unit="message", row=replay.n_rows)
                 yield row
             if not replay.n_rows:
-                raise DataError(f"{raw}: {_why_nothing(replay)}; nothing written")
+                raise DataError(f"{raw[0]}: {_why_nothing(replay)}; nothing written")
 
         write_rows(out, watched())
     compared = None if theirs is None else compare_rows(read_rows(out), theirs)

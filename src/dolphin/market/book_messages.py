@@ -98,7 +98,7 @@ _SNAPSHOT = msgspec.json.Decoder(_Snapshot, strict=False)
 
 @dataclass(frozen=True, slots=True)
 class RawMessage:
-    """One row: its number in the file, the recorder's clock in ns, kind and text."""
+    """One row: its number in the recording, the recorder's clock in ns, kind and text."""
 
     row: int
     recv_ns: int
@@ -140,42 +140,66 @@ def ticker_from(raw: str) -> BookTicker:
         raise DataError(f"bookTicker message refused: {error}") from error
 
 
-def read_messages(path: Path, symbol: str | None = None) -> Iterator[RawMessage]:
-    """Rows of a raw file in order of arrival.
+Source: TypeAlias = Path | str | Sequence[Path]
+
+
+def raw_files(source: Source) -> list[Path]:
+    """Files of a recording in order: the file itself, those of a folder and below by name, or those given.
+
+    Raises DataError for a folder without a Parquet file, and for no file at all.
+    """
+    paths = [Path(source)] if isinstance(source, (Path, str)) else list(source)
+    found: list[Path] = []
+    for path in paths:
+        inside = sorted(p for p in path.rglob("*.parquet") if not p.name.startswith("."))
+        if path.is_dir() and not inside:
+            raise DataError(f"{path}: holds no Parquet file; give a recording of raw messages")
+        found += inside if path.is_dir() else [path]
+    if not found:
+        raise DataError("no recording of raw messages was given")
+    return found
+
+
+def read_messages(source: Source, symbol: str | None = None) -> Iterator[RawMessage]:
+    """Messages of a recording in order of arrival.
 
     Parameters
     ----------
-    path : Path
+    source : a file, a folder of files that follow one another by name, or files in their order
     symbol : str or None
-        Which symbol of a file that has a column of them; None where it holds only one.
+        Which symbol of files that have a column of them; None where they hold only one.
 
     Raises
     ------
     DataError, StoreError
-        For a file that is not there, is no Parquet, lacks a column, is damaged in the middle, has no such
-        symbol, or several where none was named.
+        For a file that is not there, is no Parquet, lacks a column, is damaged in the middle; for no message
+        of that symbol, or for several symbols where none was named.
     """
-    with _open(path) as file:
-        several = SYMBOL_COLUMN in file.schema_arrow.names
-        columns = [*RAW_COLUMNS, *([SYMBOL_COLUMN] if several else [])]
-        seen, n_found, begin = symbol, 0, 0
-        try:
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
-                rows: Sequence[int] = range(begin, begin + batch.num_rows)
-                begin += batch.num_rows
-                if several:
-                    batch, rows, seen = _of_symbol(batch, rows, seen, chosen=symbol is not None, path=path)
-                n_found += batch.num_rows
-                stamps = batch.column(0).cast(RAW_SCHEMA.field(0).type).cast(pa.int64()).to_pylist()
-                texts = zip(batch.column(1).to_pylist(), batch.column(2).to_pylist(), strict=True)
-                for row, stamp, (kind, raw) in zip(rows, stamps, texts, strict=True):
-                    yield RawMessage(row, stamp or 0, kind or "", raw or "")
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(
-                f"{path}: cannot be read after row {begin} ({_line(error)}); the file may be damaged"
-            ) from error
+    files = raw_files(source)
+    seen, n_found, begin, several = symbol, 0, 0, True
+    for path in files:
+        with _open(path) as file:
+            several = SYMBOL_COLUMN in file.schema_arrow.names
+            columns = [*RAW_COLUMNS, *([SYMBOL_COLUMN] if several else [])]
+            try:
+                for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
+                    rows: Sequence[int] = range(begin, begin + batch.num_rows)
+                    begin += batch.num_rows
+                    if several:
+                        batch, rows, seen = _of_symbol(
+                            batch, rows, seen, chosen=symbol is not None, path=path
+                        )
+                    n_found += batch.num_rows
+                    stamps = batch.column(0).cast(RAW_SCHEMA.field(0).type).cast(pa.int64()).to_pylist()
+                    texts = zip(batch.column(1).to_pylist(), batch.column(2).to_pylist(), strict=True)
+                    for row, stamp, (kind, raw) in zip(rows, stamps, texts, strict=True):
+                        yield RawMessage(row, stamp or 0, kind or "", raw or "")
+            except (pa.ArrowException, OSError) as error:
+                raise DataError(
+                    f"{path}: cannot be read after row {begin} ({_line(error)}); the file may be damaged"
+                ) from error
     if several and symbol is not None and not n_found:
-        raise DataError(f"{path}: holds no message of {symbol}; leave --symbol out to see which it holds")
+        raise DataError(f"{files[0]}: holds no message of {symbol}; leave --symbol out to see which it holds")
 
 
 def _of_symbol(
@@ -193,10 +217,13 @@ def _of_symbol(
     return batch.filter(ours), taken, symbol
 
 
-def count_messages(path: Path) -> int:
-    """Rows of a raw file, of all symbols and kinds. Raises DataError, StoreError as `read_messages`."""
-    with _open(path) as file:
-        return int(file.metadata.num_rows)
+def count_messages(source: Source) -> int:
+    """Rows of a recording, of all symbols and kinds. Raises DataError, StoreError as `read_messages`."""
+    n_rows = 0
+    for path in raw_files(source):
+        with _open(path) as file:
+            n_rows += int(file.metadata.num_rows)
+    return n_rows
 
 
 def _open(path: Path) -> pq.ParquetFile:

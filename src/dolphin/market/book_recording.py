@@ -1,7 +1,7 @@
 """A recorded book at work: raw messages drive a `Book`, and what it shows is read every 100 ms.
 
-`BookReplay(path)` is iterated once, by `rows` (best 20 levels, for `book_rows`) or by `snapshots` (bands, as
-every provider gives them); its counters are complete when the iteration is.
+`BookReplay(source)` is iterated once, by `rows` (best 20 levels, for `book_rows`) or by `snapshots` (bands,
+as every provider gives them); its counters are complete when the iteration is.
 
 1. A boundary is a multiple of 100 ms of exchange time E. It shows the book after the last message with
    E <= boundary, and only once the next message has proven that nothing is missing in between. The first one
@@ -21,7 +21,6 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -35,6 +34,7 @@ from dolphin.market.book_messages import (
     SNAPSHOT,
     BookTicker,
     RawMessage,
+    Source,
     difference_from,
     read_messages,
     snapshot_from,
@@ -125,17 +125,19 @@ class Agreement:
 class BookReplay:
     """One symbol of a raw recording, driven through a book. Iterate it once."""
 
-    def __init__(self, path: Path | str, symbol: str | None = None) -> None:
-        """Parameters: path of the raw Parquet; symbol, where the file holds several. Opened when iterated."""
-        self._path = Path(path)
+    def __init__(self, source: Source, symbol: str | None = None) -> None:
+        """Parameters as of `read_messages`: file, folder or files; symbol, where they hold several. Files are
+        opened when iterated.
+        """
+        self._source = source
         self._wanted = symbol
         self.symbol = symbol or ""
         self.book = Book()
         self.agreement = Agreement()
         self.damage: Counter[str] = Counter(dict.fromkeys(DAMAGE, 0))
-        #: First message of each kind of damage: (row in the file, what it says).
+        #: First message of each kind of damage: (row in the recording, what it says).
         self.first_damage: dict[str, tuple[int, str]] = {}
-        #: Messages of this symbol, and rows of the file passed by.
+        #: Messages of this symbol, and rows of the recording passed by.
         self.n_messages = 0
         self.n_file_rows = 0
         self.n_depth = 0
@@ -195,7 +197,7 @@ class BookReplay:
     def _boundaries(self) -> Iterator[tuple[int, int]]:
         """(boundary, recorder's clock) of each boundary that the book may be read at, before it moves on."""
         recv_ns = 0
-        for message in read_messages(self._path, self._wanted):
+        for message in read_messages(self._source, self._wanted):
             self.n_messages += 1
             self.n_file_rows = message.row + 1
             recv_ns = message.recv_ns

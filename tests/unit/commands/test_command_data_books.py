@@ -154,3 +154,17 @@ def test_a_file_to_compare_with_is_looked_at_before_the_work() -> None:
     told = invoke("data", "books", path, "--out", "rows.parquet", "--compare", "none.parquet")
     assert "none.parquet: no such file; check the path" in told.error
     assert not Path("rows.parquet").exists()
+
+
+def test_a_folder_of_parts_is_one_recording() -> None:
+    messages = session()[1]
+    Path("parts").mkdir()
+    first, second = raw(messages[:70], "parts/part-1.parquet"), raw(messages[70:], "parts/part-2.parquet")
+    whole = invoke("data", "books", raw(messages), "--out", "whole_rows.parquet", "--json").json
+    for words in (["parts"], [first, second]):
+        told = invoke(
+            "data", "books", *words, "--out", "rows.parquet", "--compare", "whole_rows.parquet", "--json"
+        )
+        assert told.code == 0
+        assert told.json["rows"] == whole["rows"]
+    assert "--out is the recording itself" in invoke("data", "books", "parts", "--out", second).error

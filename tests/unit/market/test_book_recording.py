@@ -246,6 +246,7 @@ def test_a_snapshot_that_is_too_old_is_counted(tmp_path: Path) -> None:
     replay, rows = replayed(tmp_path, messages)
     assert damage_of(replay) == {"snapshot_old": 1}
     assert rows == []
+    assert replay.lost_ns is None
     assert replay.n_boundaries_missing == 0
 
 
@@ -358,6 +359,37 @@ def test_several_symbols_must_be_chosen_from(tmp_path: Path) -> None:
         replayed(tmp_path, two_symbols(), "CCCUSDT")
 
 
+def test_files_that_follow_one_another_are_one_recording(tmp_path: Path) -> None:
+    _, messages = session(16)
+    whole, rows = replayed(tmp_path, messages)
+    folder = tmp_path / "raw"
+    parts = []
+    for k, begin in enumerate(range(0, len(messages), 50)):
+        day = folder / f"date=2023-11-{14 + k // 2}"
+        day.mkdir(parents=True, exist_ok=True)
+        parts.append(write_raw(day / f"part-{k:06d}.parquet", messages[begin : begin + 50]))
+    (folder / "date=2023-11-14" / ".part-000009.parquet").write_text("being written")
+    assert len(parts) == 3
+    for source in (folder, str(folder), parts):
+        replay = BookReplay(source)
+        assert [r.values.tobytes() for r in replay.rows()] == [r.values.tobytes() for r in rows]
+        assert damage_of(replay) == {}
+        assert replay.n_messages == replay.n_file_rows == whole.n_messages
+        assert count_messages(source) == len(messages)
+    # Without the part in between the chain is broken; rows are numbered on from the first part's.
+    replay = BookReplay([parts[0], parts[2]])
+    assert list(replay.rows())
+    assert damage_of(replay) == {"gap": 1}
+    assert replay.first_damage["gap"][0] >= 50
+
+
+def test_no_recording_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no Parquet file; give a recording of raw messages"):
+        list(read_messages(tmp_path))
+    with pytest.raises(DataError, match="no recording of raw messages was given"):
+        list(read_messages([]))
+
+
 def test_a_recorder_may_write_the_schema_as_it_stands(tmp_path: Path) -> None:
     path = tmp_path / "raw.parquet"
     row = {"recv_ts": 1_700_000_000_000_000_001, "kind": "depth", "raw": "{}", "symbol": "AAAUSDT"}
@@ -404,7 +436,7 @@ def column(name: str) -> Any:
     ("kind", "error", "words"),
     [
         ("none", StoreError, "no such file; check the path"),
-        ("folder", DolphinError, "raw.parquet"),
+        ("folder", DataError, "holds no Parquet file"),
         ("text", DataError, "is no Parquet file"),
         (
             "column",
