@@ -452,6 +452,19 @@ def test_alpha_books_are_copies_by_universe_order() -> None:
     assert engine.get_placement(ETH, 0).depth_quality == 1.0
 
 
+def test_the_features_are_the_newest_of_each_asset_and_a_copy() -> None:
+    engine = BookEngine(SYMBOLS)
+    engine.step_live(0, 0, {ETH: book(BID, ASK)}.get)
+    engine.step_live(1, 0, {BTC: book(ASK, BID)}.get)
+    features = engine.features()
+    for i, symbol in enumerate(SYMBOLS):
+        expected = (*engine.get_placement(symbol, 1), *engine.get_signal(symbol, 1))
+        assert tuple(features[:, i].tolist()) == expected
+    assert engine.fresh().tolist() == [True, False, False]
+    features[:] = 9.0
+    assert (engine.features() != 9.0).all()
+
+
 def test_no_read_of_the_engine_can_block() -> None:
     """Everything on the decision path is pure: the module knows no lock, clock, file or socket to wait on."""
     import ast
