@@ -452,6 +452,48 @@ def test_alpha_books_are_copies_by_universe_order() -> None:
     assert engine.get_placement(ETH, 0).depth_quality == 1.0
 
 
+@pytest.mark.parametrize(("n", "leaning", "regime"), [(5, 3, 0), (8, 5, -1)])
+def test_calm_needs_more_than_six_of_ten_to_agree(n: int, leaning: int, regime: int) -> None:
+    symbols = tuple(f"A{i}" for i in range(n))
+    engine = BookEngine(symbols)
+    books = {s: book(BID, ASK) if i < leaning else book(ASK, BID) for i, s in enumerate(symbols)}
+    engine.step_live(0, 0, books.get)
+    assert engine.get_market(0).agreement_pct == leaning / n
+    assert engine.get_macro(0).regime_signal == regime
+
+
+@pytest.mark.parametrize(("age_ns", "n_fresh"), [(5 * S, 1), (-5 * S, 1), (5 * S + 1, 0), (-5 * S - 1, 0)])
+def test_a_snapshot_counts_within_five_seconds_of_the_bar(age_ns: int, n_fresh: int) -> None:
+    report = BookEngine((BTC,)).step_live(0, 50 * S, {BTC: book(BID, ASK, 50 * S - age_ns)}.get)
+    assert (report.n_fresh, report.n_stale) == (n_fresh, 1 - n_fresh)
+
+
+def test_the_references_of_two_days_are_not_compared() -> None:
+    engine = BookEngine((BTC,))
+    for k, depth in enumerate((100.0, 300.0)):
+        start = day_start_ns("2024-07-18") + k * 86_400 * S
+        provider = Recorded(start, [{BTC: book([depth] * 5, ASK, start + t * 5 * S)} for t in range(3)])
+        instants = start + np.arange(3) * 5 * S
+        engine.preload_date(f"2024-07-{18 + k}", np.arange(3) + 3 * k, instants, provider)
+        assert [engine.get_macro(3 * k + t)[:2] for t in range(3)] == [(0.0, 0.0)] * 3
+    # its depths are: they are known on the bar
+    assert engine.get_signal(BTC, 3).withdrawal_velocity == (310.0 - 110.0) / 110.0
+
+
+def test_what_was_taken_may_be_changed_afterwards() -> None:
+    """A host keeps the arrays that it read, and may read into them again."""
+    engine, other = BookEngine((BTC, ETH)), BookEngine((BTC, ETH))
+    for t in range(2):
+        books = {BTC: book([10.0 - t, *BID[1:]], ASK)}
+        arrivals = engine.read(0, books.get)
+        engine.take(t, 0, arrivals)
+        other.step_live(t, 0, books.get)
+        arrivals.status[:] = 0
+        arrivals.bid[:] = 7.0
+    assert engine.withdrawals() == other.withdrawals()
+    assert engine.state() == other.state()
+
+
 def test_the_features_are_the_newest_of_each_asset_and_a_copy() -> None:
     engine = BookEngine(SYMBOLS)
     engine.step_live(0, 0, {ETH: book(BID, ASK)}.get)
