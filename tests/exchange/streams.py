@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import json
 from collections import defaultdict, deque
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -249,6 +250,7 @@ class Streams:
 
     def ping_due(self, now_s: float) -> None:
         """The exchange pings every three minutes."""
+        self._pinged_s = self._pinged_s or now_s
         if now_s - self._pinged_s >= self._x.ping_every_s:
             self._pinged_s = now_s
             for connection in self._connections:
@@ -300,13 +302,10 @@ class Streams:
                 low, words = self._names[name], _words(interval)
                 for word in words:
                     if told is not None and self.wanted(stream := f"{low}@depth{word}"):
-                        self._spread(k, line, self._send_depth, stream, name, line, told, now_ms)
+                        self._spread(k, line, now_ms, self._send_depth, stream, name, line, told)
                     for n in PARTIAL:
                         if self.wanted(stream := f"{low}@depth{n}{word}"):
-                            before, self._top_sent[stream] = self._top_sent.get(stream, -1), line.book.last_id
-                            if before != line.book.last_id:
-                                data = partial_depth(name, line, n, max(0, before), now_ms)
-                                self._spread(k, line, self.send, stream, name, data, now_ms)
+                            self._spread(k, line, now_ms, self._send_partial, stream, name, line, n)
         for name in line.symbols if self._subscribers else ():
             low = self._names[name]
             if since % 100 == 0:
@@ -319,14 +318,20 @@ class Streams:
             if since % 25 == 0:
                 self._klines(name, line, now_ms)
 
-    def _spread(self, k: int, line: Line, work: Any, *arguments: Any) -> None:
-        """Symbols that share a line speak at different times, as strangers would."""
+    def _spread(self, k: int, line: Line, now_ms: int, work: Callable[..., None], *arguments: Any) -> None:
+        """Symbols that share a line speak at different times, as strangers would; each tells its own time."""
         x = self._x
         if x.speed > 0 and len(line.symbols) > 1 and k % 10:
             assert x._loop is not None
-            x._loop.call_later(k % 10 * 0.01 / x.speed, work, *arguments)
+            x._loop.call_later(k % 10 * 0.01 / x.speed, lambda: work(*arguments, x.clock.now_ms()))
         else:
-            work(*arguments)
+            work(*arguments, now_ms)
+
+    def _send_partial(self, stream: str, name: str, line: Line, n: int, now_ms: int) -> None:
+        before, last = self._top_sent.get(stream, -1), line.book.last_id
+        if before != last:
+            self._top_sent[stream] = last
+            self.send(stream, name, partial_depth(name, line, n, max(0, before), now_ms), now_ms)
 
     def _publish_all(self, slot: int, now_ms: int) -> None:
         x = self._x

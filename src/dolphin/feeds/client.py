@@ -12,8 +12,10 @@ Invariants
 4. A socket whose peer answers no ping is given up after about 20 s. One that answers pings and sends no data
    is silent for ever: whoever reads has to watch `last_frame_ms` or its own updates.
 
-What ccxt leaves to its caller: a broken chain of ids rejects the waiting call with ChecksumError and forgets
-the book, a lost connection rejects it with NetworkError; asking again subscribes and takes a new snapshot.
+What ccxt leaves to its caller: a broken chain of ids rejects the waiting call with ChecksumError, a lost
+connection with NetworkError; asking again subscribes and takes a new snapshot. Call `forget_book` in between:
+a rejection that nobody waited for is given to every call until the next success, and a book from before a
+lost connection is taken for the running one when data come before the acknowledgement.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from dolphin.domain.errors import ConfigError, UsageError
 
 try:
     import ccxt.pro  # type: ignore[import-untyped]
-    from ccxt.base.errors import PermissionDenied, RateLimitExceeded  # type: ignore[import-untyped]
+    from ccxt.base.errors import NetworkError, PermissionDenied, RateLimitExceeded  # type: ignore[import-untyped]
 except ImportError as _error:
     raise UsageError(
         "live market data need the feeds extra; install it with `pip install 'dolphin-trader[feeds]'`, and "
@@ -101,6 +103,24 @@ class PublicBinance(ccxt.pro.binanceusdm):  # type: ignore[misc]
 
             made.handle_message = guarded
         return made
+
+    def forget_book(self, symbol: str) -> None:
+        """Drop the book and what is left of its subscription: the next `watch_order_book` begins anew."""
+        key = f"orderbook::{symbol}"
+        self.orderbooks.pop(symbol, None)
+        for connection in (self.clients or {}).values():
+            connection.subscriptions.pop(key, None)
+            connection.rejections.pop(key, None)
+            if key in connection.futures and connection.futures[key].done():
+                del connection.futures[key]
+
+    def give_up(self, url: str, why: str) -> bool:
+        """End a silent connection: whoever waits on it gets NetworkError. False where there is none."""
+        connection = (self.clients or {}).get(url)
+        if connection is None:
+            return False
+        connection.on_error(NetworkError(f"{self.id} {url} given up: {why}"))
+        return True
 
     def last_frame_ms(self) -> dict[str, int]:
         """Unix milliseconds of the newest frame (data, answer or pong) of every connection, 0 before any."""
