@@ -50,7 +50,7 @@ COMMANDS: Final = {
     "scanner": "service: scans the market into the Arrow store",
     "bridge": "service: brings stored scans to the grid",
     "acb": "service: the circuit breaker's processor",
-    "exf": "service: external factors, from recorded files",
+    "exf": "service: external factors, live or recorded",
     "watchdog": "service: the survival stack and its posture",
     "health": "service: meta-health, which heals what is stopped",
     "oracle": "service: certifies one live scan of many again",

@@ -19,6 +19,7 @@ _EPILOG = """examples:
   dolphin up --all --speed 10 --home fast  all of it, ten times as fast
   dolphin up --grid hazelcast --members 3  three members of its own
   dolphin up --feed recorded --path prices.parquet --home replay
+  dolphin up --factors live                external factors as they are now
 
 The folder remembers its settings; another `up` only starts what is down.
 Settings that differ from the folder's are refused. Fills are modelled: no
@@ -42,7 +43,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, metavar="N", help="of the synthetic market (default 4)")
     group.add_argument("--set", dest="set_name", metavar="NAME", help="parameter set (default gold)")
     group.add_argument("--deployment", metavar="NAME", help="prefix of trade ids and maps (default BLUE)")
-    group.add_argument("--factors", metavar="DIR", help="recorded external factors")
+    group.add_argument(
+        "--factors", metavar="live|DIR", help="external factors: from their publishers, or recorded ones"
+    )
+    group.add_argument(
+        "--factor-address", metavar="HOST=URL", action="append", default=[],
+        help="base address in place of a publisher's own: binance, deribit, alternative",
+    )  # fmt: skip
     group.add_argument(
         "--speed", type=float, metavar="X", help="how fast the system's clock runs (default 1)"
     )
@@ -61,7 +68,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def asked(args: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given. Raises UsageError."""
-    from dolphin.services.home import GRID_PORT
+    from dolphin.services.exf import LIVE, checked_factors
+    from dolphin.services.home import GRID_PORT, SystemSettings
     from dolphin.services.system import addresses
 
     # The rules of these are those of `dolphin run`.
@@ -71,8 +79,13 @@ def asked(args: argparse.Namespace) -> dict[str, Any]:
              "members", "metrics_port")  # fmt: skip
     found = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     for name in ("path", "universe", "factors"):
-        if name in found:
+        if name in found and (name, found[name]) != ("factors", LIVE):
             found[name] = str(Path(found[name]).absolute())
+    if args.factor_address:
+        found["factor_addresses"] = dict(_host_address(word) for word in args.factor_address)
+    checked_factors(SystemSettings(**{
+        name: found[name] for name in ("factors", "factor_addresses", "speed") if name in found
+    }))  # fmt: skip
     if args.grid not in (None, OWN_GRID):
         if args.members or args.grid_port:
             raise UsageError(
@@ -85,6 +98,14 @@ def asked(args: argparse.Namespace) -> dict[str, Any]:
     elif args.members:
         found["grid_members"] = addresses(args.members, GRID_PORT)
     return found
+
+
+def _host_address(text: str) -> tuple[str, str]:
+    """HOST=URL as a pair. Raises UsageError."""
+    host, found, address = text.partition("=")
+    if not found:
+        raise UsageError(f"--factor-address {text!r}: expected HOST=URL, like binance=http://127.0.0.1:8080")
+    return host, address
 
 
 def _addresses(text: str) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """What is believed of one source of a factor: its last good value, how old it is, and what is wrong.
 
-Entry points: `Source`, `Sample`, `Keeper`, `RULES`.
+Entry points: `Source`, `Sample`, `Keeper`, `RULES`, `LIVE_RULES`.
 
 Invariants
 ----------
@@ -11,11 +11,11 @@ Invariants
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, Protocol
 
 from dolphin.domain.clock import NS_PER_S
-from dolphin.domain.errors import DolphinError
+from dolphin.domain.errors import DataError, DolphinError
 
 _NS_PER_HOUR: Final = 3600 * NS_PER_S
 
@@ -31,11 +31,19 @@ class Sample(NamedTuple):
     at_ns: int
 
 
+class SourceError(DataError):
+    """A source is in trouble; `sample` is its newest good value of before, None without one."""
+
+    def __init__(self, text: str, sample: Sample | None) -> None:
+        super().__init__(text)
+        self.sample = sample
+
+
 class Source(Protocol):
     """Where a factor's values come from."""
 
     def read(self, instant_ns: int) -> Sample | None:
-        """The newest value at instant_ns, None without one. Raises DolphinError."""
+        """The newest value at instant_ns, None without one. Raises DolphinError, SourceError to keep one."""
         ...
 
 
@@ -57,13 +65,26 @@ RULES: Final = {
     "taker": Rule(0.01, 100.0, 72 * _NS_PER_HOUR),
 }
 
+#: The same ranges for sources that are asked every minute: half an hour of silence is too long, but for fear
+#: and greed, which is published once a day.
+LIVE_RULES: Final = {
+    name: rule if name == "fng" else replace(rule, age_max_ns=_NS_PER_HOUR // 2)
+    for name, rule in RULES.items()
+}
+
 
 class Keeper:
-    """One factor of the daemon. source is None where nothing is wired."""
+    """One factor of the daemon. source is None where nothing is wired; rule by default that of recordings."""
 
-    def __init__(self, name: str, source: Source | None, last_good: Sample | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        source: Source | None,
+        last_good: Sample | None = None,
+        rule: Rule | None = None,
+    ) -> None:
         self.name = name
-        self.rule = RULES[name]
+        self.rule = rule or RULES[name]
         self.source = source
         self.last_good = last_good
         self.status = NO_SOURCE if source is None else NO_VALUE
@@ -77,12 +98,20 @@ class Keeper:
             return
         try:
             sample = self.source.read(instant_ns)
+        except SourceError as error:
+            if error.sample is not None:
+                self._take(error.sample, instant_ns)
+            self.status, self.fault = "failed", str(error)
+            return
         except DolphinError as error:
             self.status, self.fault = "failed", str(error)
             return
         if sample is None:
             self.status = NO_VALUE
             return
+        self._take(sample, instant_ns)
+
+    def _take(self, sample: Sample, instant_ns: int) -> None:
         if not self.rule.low <= sample.value <= self.rule.high:
             self.status = "out of range"
             self.fault = (

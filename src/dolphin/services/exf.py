@@ -1,33 +1,59 @@
 """The factor daemon: every source on its own, all together on the grid about once a minute (05 §4).
 
-Entry point: `ExfService`.
+Entry points: `ExfService`, `checked_factors`.
 
-Until live feeds are wired the sources are recordings (`settings.factors` names their folder), whose calendar
-is shifted onto the system's clock by whole days: an instant of the clock less the shift is an instant of the
-recording. The shift is chosen when a folder is first used, so that the most sources speak, and kept. Without
-a folder every factor is None with the status `no source`: nothing is made up.
+`settings.factors` says where the factors come from. `live`: from their publishers, each source on its own
+schedule (`dolphin.feeds.factor_sources`). A folder: recordings, whose calendar is shifted onto the system's
+clock by whole days: an instant of the clock less the shift is an instant of the recording. The shift is
+chosen when a folder is first used, so that the most sources speak, and kept. Without either every factor is
+None with the status `no source`: nothing is made up.
+
+Each push is appended to the day's Parquet in `exf/` of the home (`dolphin.factors.daily`), on the system's
+clock; a disk that is full costs the record, not the push.
 """
 
 from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from dolphin.domain.clock import NS_PER_DAY, NS_PER_S, iso_from_ns
-from dolphin.domain.errors import StoreError
-from dolphin.factors.keeper import NO_SOURCE, OK, RULES, Keeper, Sample
-from dolphin.factors.recorded import RecordedSource, recorded_sources
-from dolphin.factors.series import first_day
+from dolphin.domain.errors import ConfigError, StoreError
+from dolphin.factors.daily import FactorLog, Pushed
+from dolphin.factors.keeper import LIVE_RULES, NO_SOURCE, OK, RULES, Keeper, Sample
+from dolphin.factors.series import SeriesSource, first_day
+from dolphin.factors.sources import open_sources
 from dolphin.grid.payloads import ExfPayload
 from dolphin.grid.port import ConnectionEvent, ConnectionState, Subscription
 from dolphin.grid.topics import EXF
-from dolphin.services.durable import DurableState
+from dolphin.services.durable import DurableState, write_durably
+from dolphin.services.home import SystemSettings
 from dolphin.services.service import Context
 
+if TYPE_CHECKING:
+    from dolphin.feeds.factor_sources import LiveFactors
+
 FACTORS: Final = tuple(RULES)
+#: The word of `settings.factors` for the publishers themselves.
+LIVE: Final = "live"
+
+
+def checked_factors(settings: SystemSettings) -> None:
+    """Raise ConfigError where the settings of factors contradict one another or name a wrong address."""
+    if settings.factors != LIVE:
+        if settings.factor_addresses:
+            raise ConfigError("addresses of factors are for live ones; add factors live, or leave them out")
+        return
+    if settings.speed != 1.0:
+        raise ConfigError(
+            f"live factors come at the speed of the world, not {settings.speed:g} times; set speed 1"
+        )
+    from dolphin.feeds.factor_answers import checked_addresses
+
+    checked_addresses(settings.factor_addresses)
 
 
 class ExfDurable(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,10 +75,13 @@ class ExfService:
         self._state = ExfDurable()
         self._keepers: tuple[Keeper, ...] = ()
         self._faults: dict[str, str] = {}
-        self._sources: dict[str, RecordedSource] = {}
+        self._sources: dict[str, SeriesSource] = {}
+        self._live: LiveFactors | None = None
+        self._log = FactorLog(context.home.exf, write_durably)
         self._connection: Subscription | None = None
         self._pushed_ns: int | None = None
         self._trouble = ""
+        self._log_trouble = ""
 
     # what the host asks
 
@@ -63,8 +92,8 @@ class ExfService:
 
     def health(self) -> tuple[bool, str]:
         """Healthy while it pushes, whatever the sources do: their statuses say that."""
-        if self._trouble:
-            return False, self._trouble
+        if self._trouble or self._log_trouble:
+            return False, self._trouble or self._log_trouble
         if self._pushed_ns is None:
             return True, "nothing pushed yet"
         now_ns = self.context.clock.now_ns()
@@ -87,22 +116,44 @@ class ExfService:
     # life
 
     def start(self) -> None:
-        """Restore the shift and the last good values, or choose the shift. Raises DataError, StoreError."""
+        """Restore the shift and the last good values, or choose the shift.
+
+        Raises ConfigError, DataError, StoreError, and UsageError where live factors lack their extra.
+        """
+        checked_factors(self.context.settings)
         self._state = self._file.load() or ExfDurable()
         folder = self.context.settings.factors
         if folder is None:
             self._keepers = tuple(Keeper(name, None) for name in FACTORS)
         else:
             if self._state.folder != folder:
-                self._state = ExfDurable()
-            self._sources = recorded_sources(Path(folder))
-            good = self._state.last_good
-            self._keepers = tuple(
-                Keeper(name, self._sources[name], Sample(*good[name]) if name in good else None)
-                for name in FACTORS
-            )
-            self._choose_shift()
+                self._state = ExfDurable(folder=LIVE if folder == LIVE else "")
+            good = {name: Sample(*kept) for name, kept in self._state.last_good.items()}
+            if folder == LIVE:
+                self._live = self._start_live()
+                self._keepers = tuple(
+                    Keeper(name, self._live.sources[name], good.get(name), LIVE_RULES[name])
+                    for name in FACTORS
+                )
+            else:
+                self._sources = open_sources(Path(folder))
+                self._keepers = tuple(Keeper(name, self._sources[name], good.get(name)) for name in FACTORS)
+                self._choose_shift()
         self._connection = self.context.grid.grid.on_connection(self._on_connection)
+
+    def _start_live(self) -> LiveFactors:
+        from dolphin.feeds.factor_sources import LiveFactors
+
+        settings = self.context.settings
+        live = LiveFactors(
+            settings.factor_addresses,
+            seed=settings.seed,
+            now_ns=self.context.clock.now_ns,
+            # A source's first value is pushed at once.
+            on_news=self.context.wake.set,
+        )
+        live.start()
+        return live
 
     def _choose_shift(self) -> None:
         """Lay the recording's first day on the clock's today, once; later where nothing can be read yet."""
@@ -121,7 +172,9 @@ class ExfService:
             self.context.wake.set()
 
     def stop(self) -> None:
-        """Stop listening."""
+        """Stop asking and listening."""
+        if self._live is not None:
+            self._live.stop()
         if self._connection is not None:
             self._connection.close()
 
@@ -137,6 +190,7 @@ class ExfService:
             keeper.poll(instant_ns)
             self._tell(keeper)
         self._keep()
+        self._record(now_ns, instant_ns)
         self.context.grid.put(
             EXF,
             ExfPayload(
@@ -174,9 +228,30 @@ class ExfService:
         else:
             self._state, self._trouble = state, ""
 
+    def _record(self, now_ns: int, instant_ns: int) -> None:
+        """Append the push to its day; the values' times are on the system's clock."""
+        if all(keeper.source is None for keeper in self._keepers):
+            return
+        pushed = {
+            keeper.name: Pushed(
+                keeper.value(instant_ns),
+                None if keeper.last_good is None else keeper.last_good.at_ns + self._state.shift_ns,
+                keeper.age_s(instant_ns),
+                keeper.status,
+            )
+            for keeper in self._keepers
+        }
+        try:
+            self._log.append(now_ns, pushed)
+        except StoreError as error:
+            self.context.counts["records_failed"] += 1
+            self._log_trouble = str(error)
+        else:
+            self._log_trouble = ""
+
     def calendar(self) -> str:
         """One line on which recorded day the clock's today is; empty without recordings."""
-        if not self._state.folder or all(keeper.status == NO_SOURCE for keeper in self._keepers):
+        if self._state.folder in ("", LIVE) or all(keeper.status == NO_SOURCE for keeper in self._keepers):
             return ""
         recorded = iso_from_ns(self.context.clock.now_ns() - self._state.shift_ns)[:10]
         return f"replays {recorded} of {self._state.folder}"

@@ -40,7 +40,9 @@ class SystemSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     deployment: str = "BLUE"
     vol_threshold: float = VOL_THRESHOLD
     posture_when_unknown: str = "APEX"
+    #: Folder of recorded factors, or `live`; addresses replace the publishers' own, by host.
     factors: str | None = None
+    factor_addresses: dict[str, str] = {}
     speed: float = 1.0
     clock_origin_ns: int = 0
     market_origin_ns: int = 0
@@ -66,6 +68,11 @@ class Home:
     def market(self) -> Path:
         """The scanner's root: `arrow_scans/`, `price_ring.bin`, `quarantine/`."""
         return self.root / "market"
+
+    @property
+    def exf(self) -> Path:
+        """What the factor service pushed, `date=YYYY-MM-DD/`."""
+        return self.root / "exf"
 
     @property
     def trader(self) -> Path:
