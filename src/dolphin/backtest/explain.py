@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from dolphin.alpha.lanes import STALKER_LEVERAGE_MAX, compose, dc_mult
+from dolphin.alpha.lanes import STALKER_LEVERAGE_MAX, compose, dc_mult, market_ob, ob_signal
 from dolphin.alpha.selection import (
     BEST,
     IRP_PRICES,
@@ -29,6 +29,7 @@ from dolphin.alpha.volatility import PRICES_MIN, VolatilityGate
 from dolphin.backtest.flips import flips
 from dolphin.backtest.folder import Run
 from dolphin.backtest.moment import Moment, moment_of
+from dolphin.backtest.stepping import books_of
 from dolphin.domain import codes
 from dolphin.domain.bar import BoolArray
 from dolphin.domain.clock import iso_from_ns
@@ -148,8 +149,46 @@ def _entry(moment: Moment, decision: Decision) -> Told:
         told["confirmation"] = confirmation
         gates.append(_confirmation_gate(p, confirmation))
         told |= _size(moment, decision, p, s, confirmation)
-    # A run with order books is refused by `open_run`: what they said is not kept.
-    gates.append(_gate("order books", decision.books, "", None, None, None, "the run had none to ask"))
+    gates.append(_book_gate(moment, decision, p, chosen, float(confidence)))
+    if (books := _books_told(moment, decision, chosen)) is not None:
+        told["books"] = books
+    return told
+
+
+def _book_gate(moment: Moment, decision: Decision, p: st.StepParams, asset: int, confidence: float) -> Told:
+    """The chosen asset's own book as a gate; not asked without books or without an asset."""
+    books = books_of(moment.walk.market, moment.bar)
+    if books is None or asset == st.NONE:
+        rule = "there were none to ask" if books is None else "no asset to ask for"
+        return _gate("order books", decision.books, "", None, None, None, rule)
+    mean, persistence = float(books.imbalance_ma5[asset]), float(books.persistence[asset])
+    skip, _ = ob_signal(confidence, mean, persistence, p.direction)
+    against = -mean if p.direction < 0 else mean
+    return _gate(
+        "order books",
+        against,
+        "above",
+        -0.15,
+        not skip,
+        against + 0.15,
+        f"mean imbalance of 5 bars towards the trade, or persistence at most 0.6 (it is {persistence:.2f})",
+    )
+
+
+def _books_told(moment: Moment, decision: Decision, asset: int) -> Told | None:
+    """What the books said on the bar, of the market and of an asset; None without books."""
+    books = books_of(moment.walk.market, moment.bar)
+    if books is None:
+        return None
+    told: Told = {
+        "source": decision.books,
+        "median_imbalance": books.median_imbalance,
+        "agreement": books.agreement,
+        "cascade_count": books.cascade_count,
+        "regime_signal": books.regime_signal,
+    }
+    if asset != st.NONE:
+        told |= {name: float(getattr(books, name)[asset]) for name in st.BOOK_ARRAYS}
     return told
 
 
@@ -269,7 +308,8 @@ def _ranking(moment: Moment, p: st.StepParams, s: st.State) -> tuple[list[Told],
     if not p.use_selection:
         usable = p.btc != st.NONE and not stale[p.btc] and s.n_prices[p.btc] > 0
         return [], p.btc if usable else st.NONE, 0
-    depth = np.zeros(len(symbols))
+    books = books_of(moment.walk.market, moment.bar) or st.absent_books(len(symbols))
+    present, depth = books.present, books.depth_quality
     excluded = st.excluded_assets(moment.walk.params, symbols)
     count = rank_assets(
         s.prices,
@@ -278,7 +318,7 @@ def _ranking(moment: Moment, p: st.StepParams, s: st.State) -> tuple[list[Told],
         p.direction,
         0.0,
         p.relative_irp,
-        False,
+        present,
         depth,
         s.window,
         s.profiles,
@@ -288,7 +328,7 @@ def _ranking(moment: Moment, p: st.StepParams, s: st.State) -> tuple[list[Told],
         s.ars,
     )
     place, _, survivors = select_asset(
-        s.order, s.actions, s.aligned, count, p.min_alignment, excluded, stale, False, depth
+        s.order, s.actions, s.aligned, count, p.min_alignment, excluded, stale, present, depth
     )
     begin, source = window_of(s.prices, s.n_prices, s.first, s.window)
     rows = source[begin : begin + IRP_PRICES]
@@ -379,12 +419,14 @@ def _size(moment: Moment, decision: Decision, p: st.StepParams, s: st.State, con
     strength, base, bucket, boost, streak, trend, fraction = _sizing(p, s, decision.vel_div)
     losses, results = recent_results(s.ints, s.last_losses)
     dc = dc_mult(confirmation["code"], p.dc_boost, p.dc_reduce)
+    books = books_of(moment.walk.market, moment.bar)
+    ob = 1.0 if books is None else market_ob(books.median_imbalance, books.agreement, p.direction)
     regime, esof = float(s.floats[st.REGIME]), decision.esof_mult
     raw, cap, leverage, bound = compose(
         base,
         dc,
         regime,
-        1.0,
+        ob,
         esof,
         int(s.ints[st.POSTURE]),
         p.max_leverage,
@@ -412,7 +454,7 @@ def _size(moment: Moment, decision: Decision, p: st.StepParams, s: st.State, con
             "fraction_max": p.fraction,
             "fraction": float(fraction),
         },
-        "lanes": {"base": float(base), "dc": dc, "regime": regime, "ob": 1.0, "esof": esof},
+        "lanes": {"base": float(base), "dc": dc, "regime": regime, "ob": ob, "esof": esof},
         "leverage": {
             "raw": float(raw),
             "caps": {
@@ -503,6 +545,8 @@ def _judged(moment: Moment, decision: Decision) -> Told:
             "bound": BOUNDS[decision.bound],
         },
     }
+    if (books := _books_told(moment, decision, int(s.ints[st.POSITION]))) is not None:
+        told["books"] = books
     if decision.action == ACTION_EXIT:
         told["result"] = {
             "scan_price": decision.scan_price,

@@ -17,13 +17,22 @@ import numpy as np
 
 from dolphin.backtest.market import Market, Walk, market_of_cache
 from dolphin.domain.bar import IntArray
-from dolphin.domain.codes import LEDGER_HALT, MC_STATUSES, REASON_NONE, STALE_SCAN, posture_code
+from dolphin.domain.codes import (
+    BOOKS_ABSENT,
+    LEDGER_HALT,
+    MC_STATUSES,
+    NO_BOOKS,
+    REASON_NONE,
+    STALE_SCAN,
+    posture_code,
+)
 from dolphin.domain.decision import Decision
 from dolphin.domain.errors import DataError, nearest, plural
 from dolphin.domain.params import ParameterSet
 from dolphin.domain.scan import row_from_scan
 from dolphin.host.finish import SETTINGS_FILE, SUMMARY_FILE, scans_root
 from dolphin.host.session import HOST_REFUSALS
+from dolphin.host.stored_books import stored_books
 from dolphin.journal.bar_columns import read_journal
 from dolphin.journal.ledger import ClosedTrade
 from dolphin.journal.store import Journal
@@ -167,10 +176,13 @@ def _stored_market(folder: Path, journal: Journal) -> Market:
         raise DataError(
             f"{folder}: the scan of bar {gone} is not in arrow_scans/; without it the run cannot be replayed"
         )
-    books = next((d for d in decisions if d.books != "absent"), None)
-    if books is not None:
+    stamps = np.array([decision.timestamp_ns for decision in decisions], np.int64)
+    books = stored_books(journal, symbols, stamps)
+    labels = [decision for decision in decisions if decision.books not in NO_BOOKS]
+    if labels and books is None:
         raise DataError(
-            f"{folder}: bar {books.bar_idx} was decided with order books ({books.books}), which are not kept"
+            f"{folder}: bar {labels[0].bar_idx} was decided with order books ({labels[0].books}),"
+            " which are not kept"
         )
 
     def column(name: str, kind: Any = np.float64) -> Any:
@@ -200,6 +212,8 @@ def _stored_market(folder: Path, journal: Journal) -> Market:
         mc_status=said("mc_status", np.int64),
         esof_mult=said("esof_mult"),
         refusal=_refusals(decisions, journal),
+        books=books,
+        books_label=labels[0].books if labels else BOOKS_ABSENT,
     )
 
 

@@ -31,6 +31,9 @@ _SETTINGS = (
     "spectrum",
     "vol_threshold",
     "posture_when_unknown",
+    "books",
+    "factors",
+    "forewarner",
 )
 _DECIDED = ("time", "action", "reason", "asset", "price", "net")
 _NOTHING = (0, "", None, False)

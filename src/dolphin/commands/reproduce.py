@@ -145,6 +145,8 @@ def _run_again(
         deployment=meta["deployment"],
         vol_threshold=float(meta["vol_threshold"]),
         scan_path="float64" if meta.get("spectrum") == "float64" else "fast",
+        books=bool(meta.get("books")),
+        factors=bool(meta.get("factors")),
         posture_when_unknown=posture_code(meta["posture_when_unknown"]),
         limit_bars=int(summary_of(folder)["bars"]),
         report=False,

@@ -103,6 +103,8 @@ def execute(args: argparse.Namespace) -> int:
         report=not args.no_report,
         resume=args.resume,
         forewarner=forewarner,
+        books=config["books"] == "auto" and config["feed"] == "synthetic",
+        factors=config["factors"] == "auto" and config["feed"] == "synthetic",
     )
     check(feed, settings)
     if not args.json:

@@ -111,3 +111,8 @@ def posture_code(word: str) -> int:
 BOOKS_ABSENT: Final = "absent"
 BOOKS_DEGRADED: Final = "degraded"
 NO_BOOKS: Final = (BOOKS_ABSENT, BOOKS_DEGRADED)
+
+# What a decision says of the esoteric lane: no producer was ever heard, a fresh score, or none that counts.
+ESOF_ABSENT: Final = "absent"
+ESOF_OK: Final = "ok"
+ESOF_STALE: Final = "stale"

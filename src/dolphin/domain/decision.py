@@ -12,7 +12,14 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from dolphin.domain.codes import ACTION_NONE, BOOKS_ABSENT, BOUND_NONE, MC_ABSENT, REASON_NONE
+from dolphin.domain.codes import (
+    ACTION_NONE,
+    BOOKS_ABSENT,
+    BOUND_NONE,
+    ESOF_ABSENT,
+    MC_ABSENT,
+    REASON_NONE,
+)
 from dolphin.domain.symbols import SYMBOL_BYTES_MAX
 
 _CANONICAL: Final = struct.Struct(f"<qqBB{SYMBOL_BYTES_MAX}s5dddBdddd")
@@ -91,6 +98,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     mc_scale: float = 1.0
     mc_status: int = MC_ABSENT
     esof_mult: float = 1.0
+    esof: str = ESOF_ABSENT
     proxy_scale: float = 1.0
     bars_held: int = 0
     pnl_pct: float = 0.0

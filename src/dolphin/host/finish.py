@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dolphin import __version__
+from dolphin.domain.bar import IntArray
 from dolphin.domain.codes import (
     ACTION_ENTER,
     ACTION_NONE,
@@ -26,17 +27,21 @@ from dolphin.domain.params import ParameterSet
 from dolphin.domain.scan import WINDOWS
 from dolphin.host.identity import CODE_SHA256, COMMAND, code_sha256, command_line
 from dolphin.host.session import OpenTrade
+from dolphin.host.stored_books import stored_books
 from dolphin.host.summary import summarise
 from dolphin.journal.audit import AuditResult, PriceOf, PricesAt, audit
 from dolphin.journal.ledger import ClosedTrade, usdt
 from dolphin.journal.store import Journal
 from dolphin.report.data import ReportData, TradeRow
+from dolphin.report.senses import BookSeries, Senses
 
 REPORT_FILE = "report.html"
 SUMMARY_FILE = "summary.json"
 JOURNAL_FILE = "journal.db"
 SETTINGS_FILE = "settings.json"
 TRADES_FILE = "trades.csv"
+#: Kind of the journal's events that say what the circuit breaker judged anew.
+BREAKER = "breaker"
 #: Where settings.json says that the scans lie in another folder, relative to its own.
 SCANS = "scans"
 
@@ -60,11 +65,13 @@ def finish(
     market: PricesAt | None = None,
     report: bool = True,
     status: str = "finished",
+    symbols: Sequence[str] = (),
 ) -> tuple[dict[str, Any], AuditResult]:
     """Audit the journal, write summary.json, trades.csv and the report into `folder`.
 
-    Returns summary and audit. The status is set last: a run that died before is still `running`, and a resume
-    writes everything again. Raises StoreError when a file cannot be written.
+    symbols are the universe, for what the report shows of order books. Returns summary and audit. The status
+    is set last: a run that died before is still `running`, and a resume writes everything again. Raises
+    StoreError when a file cannot be written.
     """
     result = audit(journal, params, price_of, market)
     path = folder / REPORT_FILE
@@ -74,7 +81,7 @@ def finish(
     if report:
         from dolphin.report import write
 
-        write(report_data(journal, params, summary, opened, notes), path)
+        write(report_data(journal, params, summary, opened, notes, symbols), path)
     write_text(folder / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
     write_text(folder / TRADES_FILE, _trades_csv(journal))
     journal.set_meta({"status": status})
@@ -131,6 +138,7 @@ def report_data(
     summary: dict[str, Any],
     opened: OpenTrade | None,
     notes: tuple[str, ...],
+    symbols: Sequence[str] = (),
 ) -> ReportData:
     """The journal as the report wants it."""
     stamps, equity = journal.marks()
@@ -184,6 +192,33 @@ def report_data(
         prices_of_trades={
             trade_id: seen.held[bar] for trade_id, bar in entry_bars.items() if bar in seen.held
         },
+        senses=_senses(journal, meta, stamps, symbols),
+    )
+
+
+def _senses(
+    journal: Journal, meta: Mapping[str, str], stamps: IntArray, symbols: Sequence[str]
+) -> Senses | None:
+    """What order books and breaker said, scan by scan; None where neither was wired."""
+    if not len(stamps) or not (meta.get("books") or meta.get("factors")):
+        return None
+    said = np.array([(d.boost, d.beta) for d in journal.decisions()], np.float64)
+    bars = stored_books(journal, tuple(symbols), stamps) if symbols else None
+    books = None
+    if bars is not None:
+        books = BookSeries(
+            source=meta["books"],
+            present=bars.present,
+            median_imbalance=bars.median_imbalance,
+            withdrawal=np.median(bars.withdrawal_velocity, axis=1),
+            cascade=bars.cascade_count,
+        )
+    return Senses(
+        timestamp_ns=stamps,
+        boost=said[:, 0],
+        beta=said[:, 1],
+        books=books,
+        news=tuple((stamp, text) for stamp, kind, text in journal.events() if kind == BREAKER),
     )
 
 

@@ -29,7 +29,8 @@ NO_BTC: Final = "BTCUSDT is not in the universe: the volatility gate stays open.
 class Identity:
     """The settings that decide the decisions; a run's folder remembers them and a resume compares them.
 
-    forewarner is what decides the forewarner's answers, empty when none is wired.
+    forewarner is what decides the forewarner's answers, books and factors where they come from; empty when
+    none are wired.
     """
 
     feed: str
@@ -43,6 +44,8 @@ class Identity:
     posture_when_unknown: int
     spectrum: str | None = None
     forewarner: str = ""
+    books: str = ""
+    factors: str = ""
 
     def recorded(self) -> dict[str, str]:
         """As the journal's settings keep them."""
@@ -59,6 +62,8 @@ class Identity:
             "vol_threshold": repr(self.vol_threshold),
             "posture_when_unknown": POSTURES[self.posture_when_unknown],
             "forewarner": self.forewarner,
+            "books": self.books,
+            "factors": self.factors,
             "fills": "model",
         }
         if self.spectrum is None:

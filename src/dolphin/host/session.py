@@ -19,6 +19,8 @@ from dolphin.domain.clock import NS_PER_S, day_from_ns
 from dolphin.domain.codes import (
     ACTION_ENTER,
     ACTION_EXIT,
+    BOOKS_ABSENT,
+    BOOKS_DEGRADED,
     LEDGER_HALT,
     OPERATOR_HALT,
     REASON_NONE,
@@ -30,12 +32,16 @@ from dolphin.domain.params import ParameterSet
 from dolphin.domain.scan import ScanRow
 from dolphin.domain.symbols import BTC
 from dolphin.engine.engine import DayResult, Engine, Snapshot
-from dolphin.engine.state import EngineOptions
+from dolphin.engine.state import Books, EngineOptions
+from dolphin.host.books import alpha_books
 from dolphin.host.closing import OpenTrade as OpenTrade
 from dolphin.host.closing import closed_trade, opened_trade
 from dolphin.host.draws import draws
 from dolphin.host.inputs import NEUTRAL, HostInputs
 from dolphin.journal.ledger import ClosedTrade
+from dolphin.orderbook.engine import BookEngine, BookState
+from dolphin.orderbook.fold import Arrivals
+from dolphin.risk.breaker_day import stress_share
 
 #: Reasons that the host gives, and the engine only repeats.
 HOST_REFUSALS: Final = (STALE_SCAN, LEDGER_HALT, OPERATOR_HALT)
@@ -59,6 +65,10 @@ class SessionState(msgspec.Struct, frozen=True, kw_only=True):
     open_trade: OpenTrade | None
     dropped: int
     halted: bool
+    #: Of the books' features, None while no books were read.
+    books: BookState | None = None
+    #: What the host's senses remember; theirs to read.
+    senses: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +113,7 @@ class Session:
         self.deployment = deployment
         self.engine = Engine(params, self.symbols, draws(params.seed, 0), options, kernels)
         self.gate = VolatilityGate(vol_threshold)
+        self.books: BookEngine | None = None
         self.dropped = 0
         self.halted = False
         self._btc = self.symbols.index(BTC) if BTC in self.symbols else None
@@ -175,6 +186,7 @@ class Session:
         if engine.draw_position + 1 >= engine.n_draws:
             engine.extend_draws(draws(self.params.seed, engine.draw_position + 1))
         engine.pre_bar_proxy_update(row.instability_50, row.v750_velocity)
+        books, label = self._read_books(row, inputs)
         decision = engine.step_bar(
             self._next_bar,
             row.vel_div,
@@ -185,24 +197,42 @@ class Session:
             timestamp_ns=row.timestamp_ns,
             scan_number=row.scan_number,
             stale=self._stale(row.stale),
-            books=inputs.books,
-            books_label=inputs.books_label,
+            books=books,
+            books_label=label,
             esof_mult=inputs.esof_mult,
             refusal=refusal,
         )
+        if inputs.esof_label != decision.esof:
+            decision = msgspec.structs.replace(decision, esof=inputs.esof_label)
         if inputs_after is not None and inputs_after().gate() != inputs.gate():
             decision = msgspec.structs.replace(decision, stale_state=True)
         self._next_bar += 1
         self._last_ns = row.timestamp_ns
         return Step(decision, engine.mark(), self._follow(decision), ended, vol_ok)
 
-    def replay(self, row: ScanRow, journalled: Decision) -> Step:
+    def _read_books(self, row: ScanRow, inputs: HostInputs) -> tuple[Books | None, str]:
+        """The books' features on this bar, and what the decision says of them."""
+        if inputs.readings is None:
+            return inputs.books, inputs.books_label
+        if self.books is None:
+            self.books = BookEngine(self.symbols)
+        self.books.take(self._next_bar, row.timestamp_ns, inputs.readings)
+        books = alpha_books(self.books)
+        return books, inputs.books_label if books is not None else BOOKS_DEGRADED
+
+    def stress(self) -> float | None:
+        """Share of assets whose books were withdrawn, of those seen on the last bar; None without books."""
+        if self.books is None or not self.books.present:
+            return None
+        return stress_share(self.books.withdrawals())
+
+    def replay(self, row: ScanRow, journalled: Decision, readings: Arrivals | None = None) -> Step:
         """Decide a bar again as it was decided, with what only the host knew then taken from its record.
 
-        Raises InvariantError when the decision is not the journalled one, or was made with order books, which
-        the journal does not hold.
+        readings are what was read of the books. Raises InvariantError when the decision is not the journalled
+        one, or was made with order books and there are no readings.
         """
-        if journalled.books != "absent":
+        if journalled.books != BOOKS_ABSENT and readings is None:
             raise InvariantError(
                 f"bar {journalled.bar_idx} was decided with order books ({journalled.books}), "
                 "which the journal does not hold; start a new run"
@@ -215,6 +245,9 @@ class Session:
                 beta=journalled.beta,
                 mc_status=journalled.mc_status,
                 esof_mult=journalled.esof_mult,
+                esof_label=journalled.esof,
+                readings=readings,
+                books_label=journalled.books,
             ),
             refusal=journalled.reason if journalled.reason in HOST_REFUSALS else REASON_NONE,
         )
@@ -277,6 +310,7 @@ class Session:
             open_trade=self._open,
             dropped=self.dropped,
             halted=self.halted,
+            books=None if self.books is None else self.books.state(bars=1),
         )
 
     def restore(self, state: SessionState) -> None:
@@ -292,6 +326,10 @@ class Session:
         self._open = state.open_trade
         self.dropped = state.dropped
         self.halted = state.halted
+        self.books = None
+        if state.books is not None:
+            self.books = BookEngine(self.symbols)
+            self.books.restore(state.books)
 
 
 def warm(params: ParameterSet, symbols: Sequence[str]) -> None:

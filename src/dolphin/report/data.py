@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dolphin.domain.bar import FloatArray, IntArray
 from dolphin.domain.errors import DataError
+
+if TYPE_CHECKING:
+    from dolphin.report.senses import Senses
 
 #: The five lanes in the order in which they are multiplied.
 LANES = ("base", "dc", "regime", "ob", "esof")
@@ -84,7 +87,7 @@ class ReportData:
     `lambdas` (largest eigenvalue by window length; may be empty). NaN is a gap in a drawing, never an error.
     `summary` values may be None where a figure does not exist for this run. `blocked` counts scans by the
     reason why they opened nothing. `prices_of_trades` may give the scan prices (USDT) of a trade's asset from
-    entry to exit, by trade id.
+    entry to exit, by trade id. `senses` is what order books and breaker said, scan by scan.
     """
 
     title: str
@@ -106,6 +109,7 @@ class ReportData:
     blocked: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     prices_of_trades: Mapping[str, FloatArray] | None = None
+    senses: Senses | None = None
 
     def __post_init__(self) -> None:
         n_scans = len(self.timestamp_ns)

@@ -26,6 +26,7 @@ from dolphin.report import figures as fig
 from dolphin.report import sections
 from dolphin.report.data import ReportData
 from dolphin.report.groups import by_asset, by_bucket, by_hour, by_reason, legs_of
+from dolphin.report.senses import senses_figures
 from dolphin.report.text import esc
 
 _POLICY = (
@@ -78,6 +79,7 @@ def _figures(data: ReportData) -> list[fig.Figure]:
         drawn += [fig.equity_figure(data), fig.signal_figure(data)]
         if data.lambdas:
             drawn.append(fig.lambda_figure(data))
+        drawn += senses_figures(data.senses)
     if data.trades:
         drawn += [fig.waterfall_figure(legs_of(data.trades)), fig.lanes_figure(data.trades)]
     if data.closed:

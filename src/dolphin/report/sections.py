@@ -14,6 +14,7 @@ from dolphin.report.data import ReportData
 from dolphin.report.figures import marked_trades, signal_range
 from dolphin.report.glossary import GLOSSARY
 from dolphin.report.groups import Group, by_asset, by_bucket, by_hour, by_reason, lane_stats, legs_of
+from dolphin.report.senses import senses_section
 from dolphin.report.series import POINTS_MAX
 from dolphin.report.text import DASH, MINUS, count, duration, esc, number, number_of, percent, plural, utc
 
@@ -42,6 +43,7 @@ def body(data: ReportData, labels: Mapping[str, str]) -> str:
             _headline(data),
             _equity(data, labels),
             _signal(data, labels),
+            senses_section(data.senses, labels),
             _results(data, labels),
             _costs(data, labels),
             _lanes(data, labels),

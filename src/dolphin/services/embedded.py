@@ -16,7 +16,7 @@ from typing import Any
 from dolphin.alpha.volatility import VOL_THRESHOLD
 from dolphin.domain.errors import ConfigError, StoreError
 from dolphin.domain.params import ParameterSet
-from dolphin.domain.scan import WARMUP_PRICES, Scan
+from dolphin.domain.scan import WARMUP_PRICES, Scan, row_from_scan
 from dolphin.domain.symbols import universe_id
 from dolphin.grid.inprocess import InProcessGrid
 from dolphin.grid.payloads import Heartbeat
@@ -30,10 +30,12 @@ from dolphin.journal.audit import PriceOf
 from dolphin.journal.store import Journal, require_writable
 from dolphin.market.feed import Feed
 from dolphin.market.scan_store import ScanStore
+from dolphin.market.synthetic import SyntheticFeed
 from dolphin.scan.scanner import Path as ScanPath
 from dolphin.scan.warm import warm as warm_scanner
 from dolphin.services.forewarner_gate import NO_FOREWARNER, Assessor, due, publish_verdict
 from dolphin.services.pipeline import RING_FILE, ScanPipeline
+from dolphin.services.senses import SYNTHETIC, Senses, SyntheticOrgans
 from dolphin.services.trader import Trader
 
 
@@ -53,6 +55,9 @@ class RunSettings:
     report: bool = True
     resume: bool = False
     forewarner: Assessor | None = None
+    #: The synthetic market's own order books and factors; only its feed has them.
+    books: bool = False
+    factors: bool = False
 
     def identity(self, feed: Feed) -> Identity:
         """The settings that decide the decisions."""
@@ -68,6 +73,8 @@ class RunSettings:
             vol_threshold=self.vol_threshold,
             posture_when_unknown=self.posture_when_unknown,
             forewarner="" if self.forewarner is None else self.forewarner.identity,
+            books=SYNTHETIC if self.books else "",
+            factors=SYNTHETIC if self.factors else "",
         )
 
 
@@ -85,6 +92,8 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 OnStep = Callable[[Step], None]
 
+SYNTHETIC_BOOKS = "Order books are the synthetic market's own: ranking, confidence, size and exits use them."
+SYNTHETIC_FACTORS = "The circuit breaker hears the synthetic market's own factors, minute by minute."
 PAPER = "Paper: fills are modelled, no order left this machine."
 
 
@@ -174,6 +183,7 @@ class _Run:
         )
         self.grid = stack.enter_context(contextlib.closing(InProcessGrid("inline")))
         self.typed = TypedGrid(self.grid)
+        self.senses = self._senses()
         self.progress = Progress(bars_total=feed.n_bars)
         self._verdict_ns: int | None = None
 
@@ -194,6 +204,7 @@ class _Run:
             posture_when_unknown=settings.posture_when_unknown,
             on_step=on_step,
             forewarner=settings.forewarner,
+            senses=self.senses,
         )
         stack.callback(trader.stop_listening)
         write_settings(settings.folder, settings.identity(self.feed).recorded(), self.feed.symbols)
@@ -212,6 +223,14 @@ class _Run:
         trader.start()
         return trader
 
+    def _senses(self) -> Senses | None:
+        settings, feed = self.settings, self.feed
+        if not (settings.books or settings.factors):
+            return None
+        if not isinstance(feed, SyntheticFeed):
+            raise ConfigError(f"{feed.name} has no order books and no factors of its own; switch both off")
+        return SyntheticOrgans(feed, self.typed, books=settings.books, factors=settings.factors)
+
     def work(self, trader: Trader, tell: Callable[[], None], stop_requested: Callable[[], bool]) -> bool:
         """Every bar of the feed that is left; True when it was asked to stop."""
         pipeline = self.pipeline
@@ -224,6 +243,8 @@ class _Run:
                 # After a rewind the feed gives scans again that are decided; they are no news.
                 if scan.timestamp_ns > self.session.last_timestamp_ns:
                     self._publish_verdict(scan.timestamp_ns)
+                    if self.senses is not None:
+                        self.senses.sense(row_from_scan(scan), scan.timestamp_ns, self.session.stress())
                     _publish(self.grid, scan)
                     trader.check()
             elif pipeline.scanner.bars <= WARMUP_PRICES:
@@ -278,7 +299,8 @@ class _Run:
             notes=(
                 *feed.notes,
                 PAPER,
-                NO_BOOKS,
+                SYNTHETIC_BOOKS if settings.books else NO_BOOKS,
+                *([SYNTHETIC_FACTORS] if settings.factors else []),
                 *([NO_FOREWARNER] if forewarner is None else []),
                 *warnings,
                 *([warming] if pipeline.bars < WARMUP_PRICES else []),
@@ -286,6 +308,7 @@ class _Run:
             price_of=prices_from_store(pipeline.store),
             report=settings.report,
             status="interrupted" if interrupted else "finished",
+            symbols=feed.symbols,
         )
         return summary
 

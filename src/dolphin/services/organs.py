@@ -3,7 +3,9 @@
 Posture: the reference `DOLPHIN_SAFETY` wins over the map where it is not older. It is read when the trader
 starts and when the grid reconnects; in between listeners feed the map's view. A posture once read and older
 than 30 s counts as HIBERNATE; one that was never read is the host's default. Forewarner: the host's own
-models where it has them, asked on the first bar of a day, else the map's verdict.
+models where it has them, asked on the first bar of a day, else the map's verdict. Esoteric factors: 1.0 and
+`absent` as long as no producer was ever heard, the haircut of its score afterwards; a score that is null or
+older than 15 minutes is `stale`.
 
 An organ's last word is not forgotten when the grid is: a key that has gone (a grid lost whole), and a restart
 of the trader (`remembered`, from its journal), leave it in force with the age that it has. A lost memory must
@@ -18,16 +20,27 @@ from typing import Any, Generic, TypeVar
 
 from msgspec import UNSET
 
-from dolphin.domain.codes import HIBERNATE, posture_code
+from dolphin.domain.clock import NS_PER_S
+from dolphin.domain.codes import ESOF_ABSENT, ESOF_OK, ESOF_STALE, HIBERNATE, posture_code
 from dolphin.grid.near_view import NearView, Reading
-from dolphin.grid.payloads import AcbBoost, ForewarnerPayload, Payload, PayloadRejected, SafetyPayload
+from dolphin.grid.payloads import (
+    AcbBoost,
+    EsofPayload,
+    ForewarnerPayload,
+    Payload,
+    PayloadRejected,
+    SafetyPayload,
+)
 from dolphin.grid.port import ConnectionEvent, ConnectionState, GridError
-from dolphin.grid.topics import ACB_BOOST, FOREWARNER, SAFETY, SAFETY_REFERENCE, Topic, encode
+from dolphin.grid.topics import ACB_BOOST, ESOF, FOREWARNER, SAFETY, SAFETY_REFERENCE, Topic, encode
 from dolphin.grid.typed import TypedGrid
 from dolphin.host.inputs import HostInputs
+from dolphin.risk.esoteric import STALE_AFTER_S, STALE_MULT, esof_mult
 from dolphin.services.forewarner_gate import ForewarnerGate, status_of
 
 SAFETY_AGE_MAX_NS = 30_000_000_000
+#: A score that claims to be further in the future is not believed: clocks of a system differ by less.
+ESOF_AHEAD_MAX_S = 60.0
 
 P = TypeVar("P", bound=Payload)
 
@@ -36,8 +49,14 @@ _SUBSTANCE: dict[str, tuple[str, ...]] = {
     "SAFETY": ("posture", "rm"),
     "ACB_BOOST": ("boost", "beta", "signals", "day", "fence", "missing"),
     "FOREWARNER": ("status", "gate", "catastrophic_prob", "envelope_score", "source"),
+    "ESOF": ("score",),
 }
-_TOPICS: dict[str, Topic[Any]] = {"SAFETY": SAFETY, "ACB_BOOST": ACB_BOOST, "FOREWARNER": FOREWARNER}
+_TOPICS: dict[str, Topic[Any]] = {
+    "SAFETY": SAFETY,
+    "ACB_BOOST": ACB_BOOST,
+    "FOREWARNER": FOREWARNER,
+    "ESOF": ESOF,
+}
 
 
 class _Organ(Generic[P]):
@@ -87,6 +106,7 @@ class Organs:
         self._safety: _Organ[SafetyPayload] | None = None
         self._breaker: _Organ[AcbBoost] | None = None
         self._forewarner: _Organ[ForewarnerPayload] | None = None
+        self._esof: _Organ[EsofPayload] | None = None
         if grid is None:
             return
         known = remembered or {}
@@ -98,12 +118,13 @@ class Organs:
         self._safety = _Organ(grid, SAFETY, known.get("SAFETY"))
         self._breaker = _Organ(grid, ACB_BOOST, known.get("ACB_BOOST"))
         self._forewarner = _Organ(grid, FOREWARNER, known.get("FOREWARNER"))
+        self._esof = _Organ(grid, ESOF, known.get("ESOF"))
         self.refresh()
         self._connection = grid.grid.on_connection(self._on_connection)
 
     def close(self) -> None:
         """Stop listening."""
-        for organ in (self._safety, self._breaker, self._forewarner):
+        for organ in (self._safety, self._breaker, self._forewarner, self._esof):
             if organ is not None:
                 organ.close()
         if self._grid is not None:
@@ -117,11 +138,14 @@ class Organs:
         """
         reading = None if self._breaker is None else self._breaker.read()
         boost, beta = (1.0, 0.0) if reading is None else (reading.payload.boost, reading.payload.beta)
+        haircut, label = haircut_of(None if self._esof is None else self._esof.read(), now_ns)
         return HostInputs(
             posture=self._posture(now_ns),
             boost=boost,
             beta=beta,
             mc_status=self._mc_status(boost, now_ns, day),
+            esof_mult=haircut,
+            esof_label=label,
         )
 
     def changes(self) -> list[tuple[str, bytes]]:
@@ -150,6 +174,7 @@ class Organs:
             "SAFETY": self._safety_reading(),
             "ACB_BOOST": None if self._breaker is None else self._breaker.read(),
             "FOREWARNER": None if self._forewarner is None else self._forewarner.read(),
+            "ESOF": None if self._esof is None else self._esof.read(),
         }
         return {source: reading.payload for source, reading in readings.items() if reading is not None}
 
@@ -189,6 +214,17 @@ class Organs:
     def _on_connection(self, event: ConnectionEvent) -> None:
         if event.state is ConnectionState.CONNECTED:
             self.refresh()
+
+
+def haircut_of(reading: Reading[EsofPayload] | None, now_ns: int | None) -> tuple[float, str]:
+    """(multiplier of the esoteric lane, what it comes from); now_ns None: nothing ages."""
+    if reading is None:
+        return 1.0, ESOF_ABSENT
+    age_ns = 0 if now_ns is None else reading.age_ns(now_ns)
+    score = reading.payload.score
+    if score is None or age_ns is None or not -ESOF_AHEAD_MAX_S <= age_ns / NS_PER_S <= STALE_AFTER_S:
+        return STALE_MULT, ESOF_STALE
+    return float(esof_mult(score, age_ns / NS_PER_S)), ESOF_OK
 
 
 def _substance(source: str, payload: Any) -> tuple[Any, ...]:

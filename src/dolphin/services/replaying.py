@@ -15,7 +15,9 @@ from dolphin.domain.codes import REASON_NONE
 from dolphin.domain.decision import Decision
 from dolphin.domain.errors import DataError
 from dolphin.domain.scan import Scan, row_from_scan
+from dolphin.host.readings import unpack
 from dolphin.host.session import HOST_REFUSALS, Session
+from dolphin.journal.books import readings_of
 from dolphin.journal.store import Journal
 
 
@@ -31,6 +33,7 @@ def replay(journal: Journal, scans: Iterable[Scan], session: Session) -> str:
         for scan in scans
         if scan.timestamp_ns in wanted and scan.assets == session.symbols
     }
+    readings = dict(readings_of(journal))
     digest = hashlib.sha256()
     for journalled in journal.decisions():
         row = found.pop(journalled.timestamp_ns, None)
@@ -39,7 +42,9 @@ def replay(journal: Journal, scans: Iterable[Scan], session: Session) -> str:
                 f"{journal.path}: scan {journalled.scan_number} of bar {journalled.bar_idx} is not in the "
                 "store; restore arrow_scans/ to replay this run"
             )
-        digest.update(session.replay(row, journalled).decision.canonical())
+        read = readings.get(journalled.bar_idx)
+        books = None if read is None else unpack(read, len(session.symbols))
+        digest.update(session.replay(row, journalled, books).decision.canonical())
     return digest.hexdigest()
 
 

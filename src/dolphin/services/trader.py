@@ -11,7 +11,9 @@ store, so that a scan missed while the trader was away is still decided. Invaria
 5. a kill switch and an organ's last word hold with the grid dead and after a restart;
 6. after a failure between a decision and its commit nothing more is decided: memory and journal differ by a
    bar, and only a recovery joins them again. `check` tells the host, which must ask: a listener cannot raise
-   to it.
+   to it;
+7. an entry is committed only on a scan that is young enough then: a process that stood still while it decided
+   decides again, and refuses.
 """
 
 from __future__ import annotations
@@ -51,15 +53,20 @@ from dolphin.grid.payloads import (
 from dolphin.grid.port import GridError, Subscription
 from dolphin.grid.topics import ENGINE_SNAPSHOT, LAST_TRADE, PNL_DAY, SCAN, SIGNAL, STATE
 from dolphin.grid.typed import TypedGrid
+from dolphin.host.finish import BREAKER
 from dolphin.host.inputs import HostInputs
+from dolphin.host.readings import pack, unpack
 from dolphin.host.session import SCAN_AGE_MAX_NS, OpenTrade, Session, SessionState, Step
+from dolphin.journal.books import add_readings, readings_of
 from dolphin.journal.fenced import FencedJournal, newest_inputs
 from dolphin.journal.ledger import ClosedTrade, Ledger
 from dolphin.journal.store import Journal
+from dolphin.orderbook.fold import Arrivals
 from dolphin.services.circuit import Circuit
 from dolphin.services.forewarner_gate import Assessor, ForewarnerGate
 from dolphin.services.kill_switch import KillSwitch, SwitchState
 from dolphin.services.organs import Organs
+from dolphin.services.senses import Senses
 
 SNAPSHOT_EVERY = 500
 #: Bars between two publications of the deployment's state when nothing happens.
@@ -84,6 +91,7 @@ class Trader:
     forewarner : the host's own models, or None to take the grid's verdict
     switch : the operator's kill switch, looked at before every bar; None for a host without one
     publish : False for a dry run: the grid is read and never written
+    senses : where books come from, None for a host without any
     signals : whether the last decision is published here; a system of services has a signal bridge for it
     """
 
@@ -100,6 +108,7 @@ class Trader:
         forewarner: Assessor | None = None,
         switch: KillSwitch | None = None,
         publish: bool = True,
+        senses: Senses | None = None,
         signals: bool = True,
     ) -> None:
         self.session = session
@@ -122,6 +131,8 @@ class Trader:
         self._switched: SwitchState | None = None
         self._publishes = publish and grid is not None
         self._signals = signals
+        self._senses = senses
+        self._readings: dict[int, bytes] = {}
         self._writes = Circuit()
         self._peak = session.params.initial_capital
         self._subscription: Subscription | None = None
@@ -141,7 +152,7 @@ class Trader:
             bar = self.session.next_bar - 1
             if bar >= 0:
                 with self.journal.transaction(durable=True):
-                    self.journal.add_snapshot(bar, _encode_state(self.session.state()))
+                    self.journal.add_snapshot(bar, self._state())
 
     def stop_listening(self) -> None:
         """Take no further scan."""
@@ -182,10 +193,13 @@ class Trader:
                 except msgspec.DecodeError as error:
                     raise DataError(f"{self.journal.path}: the snapshot is damaged ({error})") from error
                 self.session.restore(state)
+                if self._senses is not None:
+                    self._senses.restore(state.senses)
             self._last_scan_number = self.journal.last_scan_number()
             self._undone = {d.timestamp_ns: d for d in self.journal.decisions(self.session.next_bar)}
             replayed = 0
             if self._undone:
+                self._readings = dict(readings_of(self.journal, self.session.next_bar))
                 found = self._scans_at(self._undone)
                 for timestamp_ns in list(self._undone):
                     if timestamp_ns not in found:
@@ -208,7 +222,12 @@ class Trader:
 
     def _replay(self, row: ScanRow) -> None:
         """Decide a journalled bar again, without booking or publishing it."""
-        step = self.session.replay(row, self._undone.pop(row.timestamp_ns))
+        if self._senses is not None:
+            self._senses.pass_over(row, self.session.stress())
+        journalled = self._undone.pop(row.timestamp_ns)
+        read = self._readings.pop(journalled.bar_idx, None)
+        books = None if read is None else unpack(read, len(self.session.symbols))
+        step = self.session.replay(row, journalled, books)
         if step.closed is not None and not self.ledger.has(step.closed.trade_id):
             # The ledger refused this trade when it was made; it stands in the journal's events.
             self.session.halt()
@@ -317,21 +336,23 @@ class Trader:
                 if self._undone and row.timestamp_ns > self.session.last_timestamp_ns:
                     self._take_again(row)
                     return None
-                now_ns = None if self._clock is None else self._clock()
-                day = day_from_ns(row.timestamp_ns)
-                switch = None if self._switch is None else self._switch.read()
-                step = self.session.on_scan(
-                    row,
-                    inputs=self._inputs(now_ns, day, switch),
-                    now_ns=now_ns,
-                    refusal=REASON_NONE if switch is None else OPERATOR_HALT,
-                    inputs_after=lambda: self._inputs(now_ns, day, switch),
-                )
-                if step is None:
-                    self.counts["scans_dropped"] += 1
-                    return None
+                now_ns = self._now_ns()
+                readings = self._sense(row, now_ns)
+                before = self._before_an_entry()
+                while True:
+                    switch = None if self._switch is None else self._switch.read()
+                    step = self._decide(row, now_ns, switch, readings)
+                    if step is None:
+                        self.counts["scans_dropped"] += 1
+                        return None
+                    now_ns_then, now_ns = now_ns, self._now_ns()
+                    if before is None or now_ns is None or not self._overtaken(row, step, now_ns):
+                        now_ns = now_ns_then
+                        break
+                    self.counts["entries_overtaken"] += 1
+                    self.session.restore(before)
                 late_s = 0.0 if now_ns is None else (now_ns - row.timestamp_ns) / NS_PER_S
-                self._make_durable(row, step, late_s, switch)
+                self._make_durable(row, step, late_s, switch, readings)
                 self._last_scan_number = row.scan_number
             except BaseException as error:
                 self._failure = error
@@ -341,9 +362,59 @@ class Trader:
             self._on_step(step)
         return step
 
-    def _inputs(self, now_ns: int | None, day: str, switch: SwitchState | None) -> HostInputs:
+    def _now_ns(self) -> int | None:
+        return None if self._clock is None else self._clock()
+
+    def _decide(
+        self,
+        row: ScanRow,
+        now_ns: int | None,
+        switch: SwitchState | None,
+        readings: Arrivals | None,
+    ) -> Step | None:
+        day = day_from_ns(row.timestamp_ns)
+        return self.session.on_scan(
+            row,
+            inputs=self._inputs(now_ns, day, switch, readings),
+            now_ns=now_ns,
+            refusal=REASON_NONE if switch is None else OPERATOR_HALT,
+            inputs_after=lambda: self._inputs(now_ns, day, switch),
+        )
+
+    def _before_an_entry(self) -> SessionState | None:
+        """What to go back to when an entry is overtaken by time; None where that cannot be."""
+        if self._clock is None or self.session.open_trade is not None:
+            return None
+        return self.session.state()
+
+    @staticmethod
+    def _overtaken(row: ScanRow, step: Step, now_ns: int) -> bool:
+        """Whether an entry's scan became too old while it was decided: its process was stopped or starved."""
+        return step.decision.action == ACTION_ENTER and now_ns - row.timestamp_ns > SCAN_AGE_MAX_NS
+
+    def _sense(self, row: ScanRow, now_ns: int | None) -> Arrivals | None:
+        """What is read of the books for a bar that will be decided."""
+        if self._senses is None or row.timestamp_ns <= self.session.last_timestamp_ns:
+            return None
+        at_ns = row.timestamp_ns if now_ns is None else now_ns
+        return self._senses.sense(row, at_ns, self.session.stress())
+
+    def _state(self) -> bytes:
+        """Session and senses, for a snapshot."""
+        senses = b"" if self._senses is None else self._senses.state()
+        return _encode_state(msgspec.structs.replace(self.session.state(), senses=senses))
+
+    def _inputs(
+        self,
+        now_ns: int | None,
+        day: str,
+        switch: SwitchState | None,
+        readings: Arrivals | None = None,
+    ) -> HostInputs:
         """What the organs say; a switch at FLATTEN closes the position as HIBERNATE does."""
         inputs = self.organs.inputs(now_ns, day)
+        if readings is not None and self._senses is not None:
+            inputs = replace(inputs, readings=readings, books_label=self._senses.label)
         if switch is not None and switch.state == "FLATTEN":
             return replace(inputs, posture=HIBERNATE)
         return inputs
@@ -358,7 +429,14 @@ class Trader:
             )
         self._replay(row)
 
-    def _make_durable(self, row: ScanRow, step: Step, late_s: float, switch: SwitchState | None) -> None:
+    def _make_durable(
+        self,
+        row: ScanRow,
+        step: Step,
+        late_s: float,
+        switch: SwitchState | None,
+        readings: Arrivals | None,
+    ) -> None:
         decision = step.decision
         violation = ""
         legs = None
@@ -370,11 +448,14 @@ class Trader:
                 self.session.halt()
         switched = switch != self._switched
         important = decision.action in _ACTIVE or step.day is not None or bool(violation) or switched
+        news = [] if self._senses is None else self._senses.take_news()
         words = self.organs.changes() if isinstance(self.journal, FencedJournal) else []
         with self.journal.transaction(durable=important):
             if step.day is not None:
                 self.journal.add_day(step.day.date, _day_result(step))
             self.journal.add_decision(decision, step.equity, row.certified_bits, row.lambdas)
+            if readings is not None:
+                add_readings(self.journal, decision.bar_idx, pack(readings))
             if step.closed is not None and legs is not None:
                 self.journal.add_trade(step.closed, legs)
             if violation:
@@ -383,6 +464,8 @@ class Trader:
                 self.counts["scans_stale"] += 1
                 text = f"scan {row.scan_number} came {late_s:.1f} s late: no entry, exits are managed"
                 self.journal.add_event(row.timestamp_ns, "stale_scan", text)
+            for text in news:
+                self.journal.add_event(row.timestamp_ns, BREAKER, text)
             if switched:
                 text = "lifted" if switch is None else switch.told()
                 self.journal.add_event(row.timestamp_ns, "kill_switch", text)
@@ -390,7 +473,7 @@ class Trader:
                 for source, payload in words:
                     self.journal.add_input(row.timestamp_ns, decision.bar_idx, source, payload)
             if (decision.bar_idx + 1) % SNAPSHOT_EVERY == 0:
-                self.journal.add_snapshot(decision.bar_idx, _encode_state(self.session.state()))
+                self.journal.add_snapshot(decision.bar_idx, self._state())
         self._switched = switch
         self._peak = max(self._peak, step.equity)
         if violation:
