@@ -51,6 +51,7 @@ COMMANDS: Final = {
     "bridge": "service: brings stored scans to the grid",
     "acb": "service: the circuit breaker's processor",
     "exf": "service: external factors, live or recorded",
+    "esof": "service: esoteric factors, from calendar, sky and closed trades",
     "watchdog": "service: the survival stack and its posture",
     "health": "service: meta-health, which heals what is stopped",
     "oracle": "service: certifies one live scan of many again",
@@ -59,7 +60,7 @@ COMMANDS: Final = {
 
 #: Commands that share a module: each runs one service of the table.
 _SERVICE_COMMANDS: Final = frozenset(
-    {"trade", "standby", "scanner", "bridge", "acb", "exf", "watchdog", "health", "oracle", "signals"}
+    {"trade", "standby", "scanner", "bridge", "acb", "exf", "esof", "watchdog", "health", "oracle", "signals"}
 )
 
 

@@ -68,6 +68,11 @@ SERVICES: Final = (
                 group=TRADING, autorestart=False, start_seconds=20),
 )  # fmt: skip
 
+#: Run by hand with its command: it cuts sizes, so that nobody has it who did not ask for it.
+ON_REQUEST: Final = (
+    ServiceSpec(name="esof", command="esof", factory=_S + "esof:EsofService", group=DATA),
+)  # fmt: skip
+
 BY_NAME: Final = {spec.name: spec for spec in SERVICES}
-BY_COMMAND: Final = {spec.command: spec for spec in SERVICES}
+BY_COMMAND: Final = {spec.command: spec for spec in (*SERVICES, *ON_REQUEST)}
 CRITICAL: Final = tuple(spec.name for spec in SERVICES if spec.critical)

@@ -268,3 +268,13 @@ def test_a_remembered_word_keeps_its_age_and_a_lost_grid_opens_nothing() -> None
         damaged = Organs(typed, APEX, remembered={"ESOF": b'{"score": 7}'})
         assert lane(damaged) == (1.0, "absent")
         assert typed.rejections.total == 1
+
+
+def test_it_has_a_command_and_is_started_by_nobody_else() -> None:
+    from dolphin.cli import COMMANDS, module_of
+    from dolphin.services.table import BY_COMMAND, SERVICES
+
+    assert BY_COMMAND["esof"].factory == "dolphin.services.esof:EsofService"
+    assert "esof" in COMMANDS
+    assert module_of("esof") == "dolphin.commands.service"
+    assert "esof" not in {spec.name for spec in SERVICES}
