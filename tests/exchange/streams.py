@@ -275,13 +275,13 @@ class Streams:
             low = self._names[name]
             for trade in trades:
                 if self.wanted(stream := f"{low}@aggTrade"):
-                    self.send(stream, name, agg_trade(name, trade, now_ms), now_ms)
+                    self.send(stream, name, agg_trade(name, trade, now_ms))
                 if self.wanted(stream := f"{low}@trade"):
-                    self.send(stream, name, trade_message(name, trade, now_ms), now_ms)
+                    self.send(stream, name, trade_message(name, trade, now_ms))
             if quoted and line.quote is not None:
                 for stream in (f"{low}@bookTicker", "!bookTicker"):
                     if self.wanted(stream):
-                        self.send(stream, name, book_ticker(name, line, now_ms), now_ms)
+                        self.send(stream, name, book_ticker(name, line, now_ms))
 
     def due(self, slot: int, now_ms: int) -> None:
         """What is published at this slot."""
@@ -310,11 +310,11 @@ class Streams:
             low = self._names[name]
             if since % 100 == 0:
                 if self.wanted(stream := f"{low}@markPrice@1s"):
-                    self.send(stream, name, mark_price(self._x.rest.premium(name), now_ms), now_ms)
+                    self.send(stream, name, mark_price(self._x.rest.premium(name), now_ms))
                 if since % 300 == 0 and self.wanted(stream := f"{low}@markPrice"):
-                    self.send(stream, name, mark_price(self._x.rest.premium(name), now_ms), now_ms)
+                    self.send(stream, name, mark_price(self._x.rest.premium(name), now_ms))
                 if self.wanted(stream := f"{low}@miniTicker"):
-                    self.send(stream, name, mini_ticker(name, line, now_ms, self._x.clock.true_ms()), now_ms)
+                    self.send(stream, name, mini_ticker(name, line, now_ms, self._x.clock.true_ms()))
             if since % 25 == 0:
                 self._klines(name, line, now_ms)
 
@@ -331,18 +331,18 @@ class Streams:
         before, last = self._top_sent.get(stream, -1), line.book.last_id
         if before != last:
             self._top_sent[stream] = last
-            self.send(stream, name, partial_depth(name, line, n, max(0, before), now_ms), now_ms)
+            self.send(stream, name, partial_depth(name, line, n, max(0, before), now_ms))
 
     def _publish_all(self, slot: int, now_ms: int) -> None:
         x = self._x
         for stream, every in (("!markPrice@arr@1s", 100), ("!markPrice@arr", 300)):
             if slot % every == 0 and self.wanted(stream):
                 rows = [mark_price(x.rest.premium(name), now_ms) for name in x.line_of]
-                self.send(stream, "", "[" + ",".join(rows) + "]", now_ms)
+                self.send(stream, "", "[" + ",".join(rows) + "]")
         if self.wanted("!miniTicker@arr"):
             true_ms = x.clock.true_ms()
             rows = [mini_ticker(name, line, now_ms, true_ms) for name, line in x.line_of.items()]
-            self.send("!miniTicker@arr", "", "[" + ",".join(rows) + "]", now_ms)
+            self.send("!miniTicker@arr", "", "[" + ",".join(rows) + "]")
 
     def _klines(self, name: str, line: Line, now_ms: int) -> None:
         true_ms = self._x.clock.true_ms()
@@ -354,16 +354,16 @@ class Streams:
             before = self._candle_sent.get(stream, opened)
             if before < opened:
                 done = line.candle_of(before, step, true_ms)
-                self.send(stream, name, kline(name, line, done, interval, step, now_ms, closed=True), now_ms)
+                self.send(stream, name, kline(name, line, done, interval, step, now_ms, closed=True))
             self._candle_sent[stream] = opened
             running = line.candle_of(opened, step, true_ms)
-            self.send(stream, name, kline(name, line, running, interval, step, now_ms, closed=False), now_ms)
+            self.send(stream, name, kline(name, line, running, interval, step, now_ms, closed=False))
 
     def _send_depth(self, stream: str, name: str, line: Line, told: Difference, now_ms: int) -> None:
         """A difference with the faults that change or drop it."""
         faults = self._x.faults
         if not faults.active and stream not in self._owed:
-            self.send(stream, name, depth(name, told, now_ms), now_ms)
+            self.send(stream, name, depth(name, told, now_ms))
             return
         if faults.active and faults.on_stream("gap", stream, name):
             self._x.meter.frames_swallowed += 1
@@ -386,15 +386,10 @@ class Streams:
             )
             del self._owed[stream]
         told = Difference(told.first_id, told.last_id, told.previous_id, bids, asks)
-        self.send(
-            stream,
-            name,
-            depth(name, told, now_ms, faults.on_stream("stale", stream, name)),
-            now_ms,
-            aged=True,
-        )
+        text = depth(name, told, now_ms, faults.on_stream("stale", stream, name))
+        self.send(stream, name, text, aged=True)
 
-    def send(self, stream: str, name: str, data: str, now_ms: int, *, aged: bool = False) -> None:
+    def send(self, stream: str, name: str, data: str, *, aged: bool = False) -> None:
         """One message to everybody on the stream, with the faults that do not look into it."""
         faults = self._x.faults
         if not faults.active:
