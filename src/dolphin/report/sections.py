@@ -19,7 +19,7 @@ from dolphin.report.series import POINTS_MAX
 from dolphin.report.text import DASH, MINUS, count, duration, esc, number, number_of, percent, plural, utc
 
 _NAV = (
-    ("figures", "Figures"), ("equity", "Equity"), ("signal", "Signal"), ("results", "Results"), ("costs", "Costs"),
+    ("figures", "Figures"), ("equity", "Equity"), ("signal", "Signal"), ("senses", "Senses"), ("results", "Results"), ("costs", "Costs"),
     ("lanes", "Lanes"), ("trades", "Trades"), ("parameters", "Parameters"), ("glossary", "Glossary"),
 )  # fmt: skip
 
@@ -59,7 +59,11 @@ def body(data: ReportData, labels: Mapping[str, str]) -> str:
 
 
 def _top_bar(data: ReportData) -> str:
-    links = "".join(f'<a href="#{name}">{label}</a>' for name, label in _NAV)
+    links = "".join(
+        f'<a href="#{name}">{label}</a>'
+        for name, label in _NAV
+        if name != "senses" or data.senses is not None
+    )
     return (
         '<a class="skip" href="#main">Skip to the report</a>\n'
         f'<div class="bar"><div class="bar-in"><span class="brand">{_LOGO}DOLPHIN</span>'

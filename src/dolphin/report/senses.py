@@ -162,7 +162,7 @@ def _books_figure(senses: Senses, books: BookSeries) -> Figure:
             "height": 340,
             "showlegend": True,
             "hovermode": "x unified",
-            "xaxis": _axis(senses),
+            "xaxis": {**_axis(senses), "anchor": "y2"},
             "yaxis": {"title": {"text": "fraction"}, "domain": [0.32, 1.0]},
             "yaxis2": {"title": {"text": "assets"}, "domain": [0.0, 0.24], "rangemode": "tozero"},
         },

@@ -144,7 +144,7 @@ class SyntheticOrgans:
             judged = judge(breaker, stress)
         if tell and judged is not None:
             self._publish(judged, breaker, row.timestamp_ns)
-            if before is None or (before.boost, before.beta) != (judged.boost, judged.beta):
+            if before is None or _verdict(before) != _verdict(judged):
                 self._news.append(told(judged))
         self._remembered = _Remembered(breaker, judged, row.timestamp_ns)
         return newest
@@ -162,6 +162,12 @@ class SyntheticOrgans:
         if self._grid is not None and judged != self._published:
             self._grid.put(ACB_BOOST, AcbBoost(**boost_fields(judged, breaker, _FENCE, at_ns)))
             self._published = judged
+
+
+def _verdict(judged: Judgement) -> tuple[float, bool]:
+    """What of a judgement is news: stress moves beta a little every minute, which is none."""
+    high = judged.w750 is not None and judged.threshold is not None and judged.w750 >= judged.threshold
+    return judged.boost, high
 
 
 def told(judged: Judgement) -> str:
