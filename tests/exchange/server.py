@@ -14,6 +14,7 @@ alike. Everything here may be called from any thread.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
@@ -250,26 +251,35 @@ class LoopbackExchange:
             if pump in done:
                 pump.result()
         finally:
+            self._over.set()
             pump.cancel()
             waiting.cancel()
             await self.streams.close()
             await runner.cleanup()
+
+    async def _pause(self, seconds: float) -> None:
+        """Let so much time pass, or less where the server is to end."""
+        assert self._over is not None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._over.wait()
 
     async def _pump(self) -> None:
         """Move the market at its speed."""
         assert self._loop is not None
         began, begun_slot = self._loop.time(), self.slot
         told_s = began
-        while True:
+        assert self._over is not None
+        while not self._over.is_set():
             if self.speed > 0:
                 due = begun_slot + int((self._loop.time() - began) * self.speed * 1_000 / SLOT_MS)
                 for k in range(due - self.slot):
                     self._advance()
                     if k % 10 == 9:
-                        await asyncio.sleep(0)
-                await asyncio.sleep(max(0.002, SLOT_MS / 1_000 / self.speed))
+                        await self._pause(0.0)
+                await self._pause(max(0.002, SLOT_MS / 1_000 / self.speed))
             else:
-                await asyncio.sleep(0.05)
+                await self._pause(0.05)
                 began, begun_slot = self._loop.time(), self.slot
             if self._loop.time() - told_s >= 1.0:
                 told_s = self._loop.time()
@@ -280,13 +290,14 @@ class LoopbackExchange:
         """One request, with the faults of its path."""
         path, symbol = request.path, request.query.get("symbol", "")
         faults = self.faults
+        assert self._over is not None
         if faults.active:
             fault = faults.on_path("hang", path, symbol)
-            while fault is not None and faults.holds(fault):
-                await asyncio.sleep(0.02)
+            while fault is not None and faults.holds(fault) and not self._over.is_set():
+                await self._pause(0.02)
             fault = faults.on_path("slow", path, symbol)
             if fault is not None:
-                await asyncio.sleep(float(fault.value))
+                await self._pause(float(fault.value))
             fault = faults.on_path("status", path, symbol)
             if fault is not None:
                 return self._refuse(request, fault.value, fault.retry_after_s)
@@ -338,7 +349,7 @@ class LoopbackExchange:
         try:
             for at in range(0, len(data), size):
                 await answer.write(data[at : at + size])
-                await asyncio.sleep(seconds / 16)
+                await self._pause(seconds / 16)
             await answer.write_eof()
         except ConnectionResetError:
             # The client gave up, which is what slow answers are for.
