@@ -336,18 +336,16 @@ class Trader:
                 if self._undone and row.timestamp_ns > self.session.last_timestamp_ns:
                     self._take_again(row)
                     return None
-                now_ns = self._now_ns()
-                readings = self._sense(row, now_ns)
+                readings = self._sense(row, self._now_ns())
                 before = self._before_an_entry()
                 while True:
+                    now_ns = self._now_ns()
                     switch = None if self._switch is None else self._switch.read()
                     step = self._decide(row, now_ns, switch, readings)
                     if step is None:
                         self.counts["scans_dropped"] += 1
                         return None
-                    now_ns_then, now_ns = now_ns, self._now_ns()
-                    if before is None or now_ns is None or not self._overtaken(row, step, now_ns):
-                        now_ns = now_ns_then
+                    if before is None or not self._overtaken(row, step):
                         break
                     self.counts["entries_overtaken"] += 1
                     self.session.restore(before)
@@ -387,10 +385,10 @@ class Trader:
             return None
         return self.session.state()
 
-    @staticmethod
-    def _overtaken(row: ScanRow, step: Step, now_ns: int) -> bool:
-        """Whether an entry's scan became too old while it was decided: its process was stopped or starved."""
-        return step.decision.action == ACTION_ENTER and now_ns - row.timestamp_ns > SCAN_AGE_MAX_NS
+    def _overtaken(self, row: ScanRow, step: Step) -> bool:
+        """Whether an entry's scan became too old while it was decided: a process was stopped or starved."""
+        now_ns = self._now_ns() if step.decision.action == ACTION_ENTER else None
+        return now_ns is not None and now_ns - row.timestamp_ns > SCAN_AGE_MAX_NS
 
     def _sense(self, row: ScanRow, now_ns: int | None) -> Arrivals | None:
         """What is read of the books for a bar that will be decided."""

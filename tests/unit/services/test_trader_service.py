@@ -18,7 +18,7 @@ from dolphin.domain import codes
 from dolphin.domain.clock import NS_PER_S, iso_from_ns
 from dolphin.domain.decision import Decision
 from dolphin.domain.errors import ConfigError, FenceError, StoreError
-from dolphin.domain.scan import Scan
+from dolphin.domain.scan import Scan, row_from_scan
 from dolphin.grid.inprocess import InProcessGrid
 from dolphin.grid.payloads import SafetyPayload
 from dolphin.grid.topics import ENGINE_SNAPSHOT, LAST_TRADE, PNL_DAY, SAFETY, SIGNAL
@@ -103,8 +103,6 @@ def system(tmp_path: Path) -> Iterator[System]:
 
 def undisturbed(market: list[Scan] = MARKET) -> list[bytes]:
     """The decisions of the alpha alone."""
-    from dolphin.domain.scan import row_from_scan
-
     session = Session(parameters_of(SETTINGS)[1], SYMBOLS)
     steps = [session.on_scan(row_from_scan(scan)) for scan in market]
     return [step.decision.canonical() for step in steps if step is not None]
@@ -238,9 +236,64 @@ def test_a_leader_killed_in_the_middle_of_a_step(
     assert system.terms() == [(1, 0), (2, at + (point == "after"))]
 
 
-def _alpha() -> list[Decision]:
-    from dolphin.domain.scan import row_from_scan
+def stood_still(system: System, at: int, seconds: float, monkeypatch: pytest.MonkeyPatch) -> list[Decision]:
+    """A leader alone, which is stopped for so long on bar `at`, between its decision and the transaction."""
+    leader = system.trader()
+    decide = Session.on_scan
 
+    def slow(self: Session, *args: Any, **options: Any) -> Any:
+        step = decide(self, *args, **options)
+        if step is not None and step.decision.bar_idx == at and step.decision.action == codes.ACTION_ENTER:
+            system.clock.move_to(system.clock.now_ns() + int(seconds * NS_PER_S))
+        return step
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "on_scan", slow)
+        for scan in MARKET[: at + 1]:
+            system.scan(scan)
+            leader.tick()
+    for scan in MARKET[at + 1 : at + 40]:
+        system.scan(scan)
+        leader.tick()
+    assert leader.fence == 1
+    leader.stop()
+    return system.decisions()
+
+
+def test_an_entry_whose_scan_grew_old_while_it_was_decided_is_decided_again(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = next(d.bar_idx for d in _alpha() if d.action == codes.ACTION_ENTER and d.bar_idx > 100)
+    found = stood_still(system, entry, 11.0, monkeypatch)
+    assert (found[entry].action, found[entry].reason) == (codes.ACTION_NONE, codes.STALE_SCAN)
+    # The same as if it had come so late, in every bar after it.
+    session = Session(parameters_of(SETTINGS)[1], SYMBOLS)
+    refused = []
+    for k, scan in enumerate(MARKET[: entry + 40]):
+        step = session.on_scan(
+            row_from_scan(scan), refusal=codes.STALE_SCAN if k == entry else codes.REASON_NONE
+        )
+        assert step is not None
+        refused.append(step.decision)
+    assert told(found) == told(refused)
+    journal = Journal.read_only(system.home.trader / "journal.db")
+    assert [kind for _, kind, _ in journal.events() if kind == "stale_scan"] == ["stale_scan"]
+    journal.close()
+    # Another process decides it the same way from the journal.
+    system.peers[0].close()
+    again = system.trader()
+    again.tick()
+    assert (again.phase, again.fence) == ("running", 2)
+    assert told(system.decisions()) == told(refused)
+
+
+def test_an_entry_that_was_decided_in_time_stands(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = next(d.bar_idx for d in _alpha() if d.action == codes.ACTION_ENTER and d.bar_idx > 100)
+    found = stood_still(system, entry, 9.0, monkeypatch)
+    assert told(found)[: entry + 1] == undisturbed()[: entry + 1]
+
+
+def _alpha() -> list[Decision]:
     session = Session(parameters_of(SETTINGS)[1], SYMBOLS)
     return [step.decision for scan in MARKET if (step := session.on_scan(row_from_scan(scan))) is not None]
 
