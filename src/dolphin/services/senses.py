@@ -50,8 +50,8 @@ class Senses(Protocol):
         so far, None without books. Never waits for anything.
         """
 
-    def pass_over(self, row: ScanRow, stress: float | None) -> None:
-        """A bar that was decided before: only what is remembered of it counts."""
+    def pass_over(self, row: ScanRow, stress: float | None, read: Arrivals | None) -> None:
+        """A bar that was decided before, and what was read of the books then."""
 
     def take_news(self) -> list[str]:
         """Sentences for the journal since the last call: what was judged anew."""
@@ -61,6 +61,9 @@ class Senses(Protocol):
 
     def restore(self, state: bytes) -> None:
         """Go on from `state`; empty bytes are those of a beginning."""
+
+    def close(self) -> None:
+        """Stop listening to anything."""
 
 
 class _Remembered(msgspec.Struct, frozen=True):
@@ -104,7 +107,7 @@ class SyntheticOrgans:
             newest = self._newest = self._advance(row, stress, tell=True)
         return _arrivals(newest) if self._books else None
 
-    def pass_over(self, row: ScanRow, stress: float | None) -> None:
+    def pass_over(self, row: ScanRow, stress: float | None, read: Arrivals | None) -> None:
         """See `Senses.pass_over`."""
         self._advance(row, stress, tell=False)
 
@@ -124,6 +127,9 @@ class SyntheticOrgans:
         if self._remembered.at_ns >= 0:
             for _ in self._senses.until(self._remembered.at_ns):
                 pass
+
+    def close(self) -> None:
+        """See `Senses.close`: nothing is listened to."""
 
     def _advance(self, row: ScanRow, stress: float | None, *, tell: bool) -> Sensed:
         newest = None

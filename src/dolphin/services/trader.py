@@ -164,6 +164,8 @@ class Trader:
         """Let go of grid and journal without keeping anything: what is durable is durable already."""
         self.stop_listening()
         self.organs.close()
+        if self._senses is not None:
+            self._senses.close()
         self.journal.close()
 
     def check(self) -> None:
@@ -222,11 +224,11 @@ class Trader:
 
     def _replay(self, row: ScanRow) -> None:
         """Decide a journalled bar again, without booking or publishing it."""
-        if self._senses is not None:
-            self._senses.pass_over(row, self.session.stress())
         journalled = self._undone.pop(row.timestamp_ns)
-        read = self._readings.pop(journalled.bar_idx, None)
-        books = None if read is None else unpack(read, len(self.session.symbols))
+        data = self._readings.pop(journalled.bar_idx, None)
+        books = None if data is None else unpack(data, len(self.session.symbols))
+        if self._senses is not None:
+            self._senses.pass_over(row, self.session.stress(), books)
         step = self.session.replay(row, journalled, books)
         if step.closed is not None and not self.ledger.has(step.closed.trade_id):
             # The ledger refused this trade when it was made; it stands in the journal's events.

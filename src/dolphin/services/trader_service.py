@@ -44,6 +44,8 @@ from dolphin.market.scan_store import ScanStore
 from dolphin.services.circuit import Circuit
 from dolphin.services.embedded import check_same
 from dolphin.services.feeds import identity_of, open_market
+from dolphin.services.grid_books import GridBooks
+from dolphin.services.grid_senses import GridSenses
 from dolphin.services.kill_switch import KillSwitch
 from dolphin.services.service import Context
 from dolphin.services.trader import Trader
@@ -367,6 +369,7 @@ class TraderService:
             switch=self._switch,
             publish=publish,
             signals=False,
+            senses=GridSenses(GridBooks(self.context.grid), self._symbols),
         )
 
     def _lead_without_trace(self) -> None:

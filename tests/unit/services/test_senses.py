@@ -231,11 +231,11 @@ def test_senses_that_go_on_are_those_that_never_stopped():
     for k in range(751, 1500, 3):
         first.sense(row_at(feed, k), 0, None)
         if k < 1201:
-            second.pass_over(row_at(feed, k), None)
+            second.pass_over(row_at(feed, k), None, None)
     third = SyntheticOrgans(feed, None)
     third.restore(second.state())
     for k in range(1201, 1500, 3):
-        third.pass_over(row_at(feed, k), None)
+        third.pass_over(row_at(feed, k), None, None)
     assert third.state() == first.state()
     third.restore(b"")
     assert third.state() == SyntheticOrgans(feed, None).state()
