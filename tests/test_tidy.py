@@ -118,14 +118,14 @@ def test_the_trades_that_the_readme_shows_are_written_as_a_run_writes_them() -> 
     assert len(shown) == 2
     entry, leave = shown
     opened = SimpleNamespace(
-        timestamp_ns=ns_from_iso("2026-01-05T01:08:30Z"), action=codes.ACTION_ENTER, asset="ETCUSDT",
-        price=14.376, leverage=0.7, vel_div=-0.0291, bucket=codes.BUCKETS.index("weak"), dc_change_bps=-25.7,
-        ars=5.86, ranked=46, bound=codes.BOUNDS.index("RAW"),
+        timestamp_ns=ns_from_iso("2026-01-05T02:29:50Z"), action=codes.ACTION_ENTER, asset="COMPUSDT",
+        price=29.866, leverage=0.7, vel_div=-0.0206, bucket=codes.BUCKETS.index("weak"), dc_change_bps=-27.0,
+        ars=6.87, ranked=46, bound=codes.BOUNDS.index("RAW"),
     )  # fmt: skip
     closed = SimpleNamespace(
-        timestamp_ns=ns_from_iso("2026-01-05T01:13:10Z"), action=codes.ACTION_EXIT, asset="ETCUSDT",
-        price=14.2404239, net=8.71, reason=codes.REASONS.index("FIXED_TP"), bars_held=56,
-        capital=25_007.56,
+        timestamp_ns=ns_from_iso("2026-01-05T02:37:10Z"), action=codes.ACTION_EXIT, asset="COMPUSDT",
+        price=29.5289526, net=3.97, reason=codes.REASONS.index("FIXED_TP"), bars_held=88,
+        capital=25_016.72,
     )  # fmt: skip
     for line, decision in ((entry, opened), (leave, closed)):
         told = trade_line(cast(Any, decision), -1)
