@@ -6,7 +6,7 @@ import contextlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dolphin.domain.decision import Decision
@@ -25,7 +25,6 @@ books = st.tuples(
 )
 
 
-@settings(deadline=None)  # the first example compiles a kernel
 @given(st.lists(books, min_size=1, max_size=6))
 def test_what_is_read_of_books_comes_back_as_it_was(rows):
     arrivals = new_arrivals(len(rows))
