@@ -58,8 +58,8 @@ SETTINGS: Final = (
             (), 1e-12, "STD"),
     Setting("posture_when_unknown", str, "APEX", "posture while none was ever read",
             ("APEX", "STALKER", "TURTLE", "HIBERNATE")),
-    Setting("books", str, "auto", "order books: auto takes the feed's own, where it has any",
-            ("auto", "off")),
+    Setting("books", str, "auto", "order books: auto (the feed's own, where it has any), off, mock, or a"
+            " folder of recorded snapshots", metavar="auto|off|mock|DIR"),
     Setting("factors", str, "auto", "the breaker's factors: auto takes the feed's own, where it has any",
             ("auto", "off")),
     Setting("spectrum", str, "fast", "how the spectrum is computed; float64 is for research",

@@ -119,6 +119,7 @@ def _run_again(
     from dolphin.backtest.reproduce import parameters_of
     from dolphin.commands.run import open_assessor
     from dolphin.domain.codes import posture_code
+    from dolphin.services.book_senses import books_named
     from dolphin.services.embedded import Progress, RunSettings, run
 
     settings = settings_of(folder)
@@ -145,7 +146,7 @@ def _run_again(
         deployment=meta["deployment"],
         vol_threshold=float(meta["vol_threshold"]),
         scan_path="float64" if meta.get("spectrum") == "float64" else "fast",
-        books=bool(meta.get("books")),
+        books=books_named(meta.get("books", "")),
         factors=bool(meta.get("factors")),
         posture_when_unknown=posture_code(meta["posture_when_unknown"]),
         limit_bars=int(summary_of(folder)["bars"]),

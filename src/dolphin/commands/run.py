@@ -22,7 +22,7 @@ from dolphin.commands.shared import (
     stop_on_signal,
     tell_feed,
 )
-from dolphin.config import SETTINGS
+from dolphin.config import SETTINGS, Config
 from dolphin.domain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,6 +58,13 @@ def default_folder(set_name: str, feed: str) -> Path:
     """A new folder under runs/, named by the time it starts."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     return Path("runs") / f"{stamp}-{set_name.split('+')[0]}-{feed}-{os.getpid()}"
+
+
+def books_of(config: Config) -> str:
+    """Where a run's order books come from; empty for none."""
+    if config["books"] == "auto":
+        return "synthetic" if config["feed"] == "synthetic" else ""
+    return "" if config["books"] == "off" else str(config["books"])
 
 
 def open_assessor(artefact: str | None) -> Assessor | None:
@@ -103,7 +110,7 @@ def execute(args: argparse.Namespace) -> int:
         report=not args.no_report,
         resume=args.resume,
         forewarner=forewarner,
-        books=config["books"] == "auto" and config["feed"] == "synthetic",
+        books=books_of(config),
         factors=config["factors"] == "auto" and config["feed"] == "synthetic",
     )
     check(feed, settings)

@@ -207,7 +207,7 @@ def _senses(
     books = None
     if bars is not None:
         books = BookSeries(
-            source=meta["books"],
+            source=meta["books"].split(":")[0],
             present=bars.present,
             median_imbalance=bars.median_imbalance,
             withdrawal=np.median(bars.withdrawal_velocity, axis=1),

@@ -33,6 +33,7 @@ from dolphin.market.scan_store import ScanStore
 from dolphin.market.synthetic import SyntheticFeed
 from dolphin.scan.scanner import Path as ScanPath
 from dolphin.scan.warm import warm as warm_scanner
+from dolphin.services.book_senses import MOCK, Together, books_identity, open_books
 from dolphin.services.forewarner_gate import NO_FOREWARNER, Assessor, due, publish_verdict
 from dolphin.services.pipeline import RING_FILE, ScanPipeline
 from dolphin.services.senses import SYNTHETIC, Senses, SyntheticOrgans
@@ -55,8 +56,9 @@ class RunSettings:
     report: bool = True
     resume: bool = False
     forewarner: Assessor | None = None
-    #: The synthetic market's own order books and factors; only its feed has them.
-    books: bool = False
+    #: `synthetic` for the synthetic market's own, `mock`, or a folder of recorded snapshots; empty: none.
+    books: str = ""
+    #: The synthetic market's own factors; only its feed has them.
     factors: bool = False
 
     def identity(self, feed: Feed) -> Identity:
@@ -73,7 +75,7 @@ class RunSettings:
             vol_threshold=self.vol_threshold,
             posture_when_unknown=self.posture_when_unknown,
             forewarner="" if self.forewarner is None else self.forewarner.identity,
-            books=SYNTHETIC if self.books else "",
+            books=self.books if self.books in ("", SYNTHETIC) else books_identity(self.books),
             factors=SYNTHETIC if self.factors else "",
         )
 
@@ -225,11 +227,15 @@ class _Run:
 
     def _senses(self) -> Senses | None:
         settings, feed = self.settings, self.feed
-        if not (settings.books or settings.factors):
-            return None
+        other = settings.books not in ("", SYNTHETIC)
+        books = open_books(settings.books, feed.symbols) if other else None
+        own_books = settings.books == SYNTHETIC
+        if not (own_books or settings.factors):
+            return books
         if not isinstance(feed, SyntheticFeed):
             raise ConfigError(f"{feed.name} has no order books and no factors of its own; switch both off")
-        return SyntheticOrgans(feed, self.typed, books=settings.books, factors=settings.factors)
+        organs = SyntheticOrgans(feed, self.typed, books=own_books, factors=settings.factors)
+        return organs if books is None else Together(books, organs)
 
     def work(self, trader: Trader, tell: Callable[[], None], stop_requested: Callable[[], bool]) -> bool:
         """Every bar of the feed that is left; True when it was asked to stop."""
@@ -299,7 +305,7 @@ class _Run:
             notes=(
                 *feed.notes,
                 PAPER,
-                SYNTHETIC_BOOKS if settings.books else NO_BOOKS,
+                _told_of(settings.books),
                 *([SYNTHETIC_FACTORS] if settings.factors else []),
                 *([NO_FOREWARNER] if forewarner is None else []),
                 *warnings,
@@ -365,6 +371,15 @@ def _tell_warmup(grid: TypedGrid, pipeline: ScanPipeline) -> None:
 def _publish(grid: InProcessGrid, scan: Scan) -> None:
     # The stamp is the bar's own: a replay must not bring the wall clock into a payload.
     publish_scan(grid, scan, bridge_ts=scan.timestamp_ns / 1e9)
+
+
+def _told_of(books: str) -> str:
+    """One sentence on a run's books."""
+    if books == MOCK:
+        return "Order books are mocked: they lean one way and never move. Its results mean nothing."
+    if books in ("", SYNTHETIC):
+        return SYNTHETIC_BOOKS if books else NO_BOOKS
+    return f"Order books are those recorded in {books}."
 
 
 def _journal_events(pipeline: ScanPipeline, journal: Journal) -> None:

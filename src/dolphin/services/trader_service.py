@@ -41,11 +41,11 @@ from dolphin.host.telling import scan_line, trade_line
 from dolphin.journal.fenced import FencedJournal, highest_fence
 from dolphin.journal.store import Journal
 from dolphin.market.scan_store import ScanStore
+from dolphin.services.book_senses import BookSenses
 from dolphin.services.circuit import Circuit
 from dolphin.services.embedded import check_same
 from dolphin.services.feeds import identity_of, open_market
 from dolphin.services.grid_books import GridBooks
-from dolphin.services.grid_senses import GridSenses
 from dolphin.services.kill_switch import KillSwitch
 from dolphin.services.service import Context
 from dolphin.services.trader import Trader
@@ -358,6 +358,7 @@ class TraderService:
         identity = self._identity
         if identity is None:
             raise ConfigError("the trader was not started")
+        books = GridBooks(self.context.grid)
         return Trader(
             identity.session(self._symbols),
             journal,
@@ -369,7 +370,7 @@ class TraderService:
             switch=self._switch,
             publish=publish,
             signals=False,
-            senses=GridSenses(GridBooks(self.context.grid), self._symbols),
+            senses=BookSenses(books, self._symbols, books.close),
         )
 
     def _lead_without_trace(self) -> None:

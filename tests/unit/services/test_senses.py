@@ -17,6 +17,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "sim"))
 
 from crash_runs import content
+from walk_feed import WalkFeed
 
 from dolphin.backtest.explain import explain
 from dolphin.backtest.folder import open_run
@@ -33,9 +34,13 @@ from dolphin.host.finish import BREAKER
 from dolphin.host.session import Session
 from dolphin.journal.books import readings_of
 from dolphin.journal.store import Journal
+from dolphin.market.book_files import PartWriter, snapshot_table
+from dolphin.market.book_schema import SNAPSHOT_SCHEMA
 from dolphin.market.scan_store import ScanStore
 from dolphin.market.synthetic import SyntheticFeed
+from dolphin.orderbook.snapshot import BookSnapshot
 from dolphin.risk.breaker_day import FACTORS
+from dolphin.services.book_senses import books_named
 from dolphin.services.embedded import Progress, RunSettings, run
 from dolphin.services.replaying import replay
 from dolphin.services.senses import SYNTHETIC, SyntheticOrgans
@@ -67,7 +72,7 @@ def settings_of(folder: Path, **changes: Any) -> RunSettings:
         folder=folder,
         scan_path="float64",
         report=False,
-        books=True,
+        books="synthetic",
         factors=True,
     )
     return replace(base, **changes)
@@ -182,16 +187,61 @@ def test_books_change_the_lanes_and_gates_that_say_so_and_nothing_else(whole):
 
 
 def test_a_run_of_prices_has_no_senses_of_its_own(tmp_path):
-    from walk_feed import WalkFeed
-
     with pytest.raises(ConfigError, match="has no order books and no factors of its own"):
         run(WalkFeed(3, 800), settings_of(tmp_path / "run", feed_name="walk"))
+
+
+def test_mocked_books_beside_the_market_s_factors_say_so_in_every_decision(tmp_path):
+    summary = go(tmp_path / "run", books="mock", stop_at=1900)
+    go(tmp_path / "run", books="mock", resume=True)
+    go(tmp_path / "whole", books="mock")
+    assert content(tmp_path / "run") == content(tmp_path / "whole")
+    with contextlib.closing(Journal.read_only(tmp_path / "run" / "journal.db")) as journal:
+        decisions = list(journal.decisions())
+    assert {d.books for d in decisions} == {"mock"}
+    assert max(d.boost for d in decisions) > 1.0
+    assert any("mocked" in note for note in summary["notes"])
+
+
+def test_a_recording_of_prices_takes_recorded_books(tmp_path):
+    """Whole books of each bar are recorded, but for a stretch in which the recorder was silent."""
+    feed = WalkFeed(3, 1100)
+    rows = []
+    for k, bar in enumerate(feed.bars()):
+        if k < 800 or 950 <= k < 990:
+            continue
+        for i, symbol in enumerate(feed.symbols):
+            lean = 0.25 * np.sin(k / 7.0 + i)
+            side = np.arange(1.0, 6.0) * 1e6
+            bid, ask = side * (1.0 - lean), side * (1.0 + lean)
+            visible = (100.0, float(bid[0]), float(ask[0]))
+            book = BookSnapshot(bar.timestamp_ns, bid, ask, side, side, np.inf, np.inf, *visible)
+            rows.append((symbol, book))
+    PartWriter(tmp_path / "books", SNAPSHOT_SCHEMA).write([snapshot_table(rows)])
+    asked = settings_of(tmp_path / "run", feed_name="walk", books=str(tmp_path / "books"), factors=False)
+    summary = run(WalkFeed(3, 1100), asked)
+    with contextlib.closing(Journal.read_only(tmp_path / "run" / "journal.db")) as journal:
+        labels = [d.books for d in journal.decisions()]
+        meta = journal.meta()
+    silent = labels.index("degraded")
+    # Bars are a second long: books are believed for 5 s, and absent from the third silent bar on.
+    assert labels[:49] == [BOOKS_ABSENT] * 49
+    assert set(labels[49:silent]) == {"recorded"}
+    assert silent == 950 - 751 + 5 + 2
+    assert labels[990 - 751 :] == ["recorded"] * (1100 - 990)
+    assert summary["ledger_balanced"]
+    assert books_named(meta["books"]) == str(tmp_path / "books")
+
+
+def test_books_that_are_not_there_are_told_with_the_way_out(tmp_path):
+    with pytest.raises(ConfigError, match="no recorded books there; expected auto, off, mock, or a folder"):
+        run(WalkFeed(3, 800), settings_of(tmp_path / "run", books=str(tmp_path / "none"), factors=False))
 
 
 def test_another_choice_of_senses_is_another_run(whole, tmp_path):
     go(tmp_path / "run", stop_at=800)
     with pytest.raises(ConfigError, match="was run with books 'synthetic', now it is ''"):
-        go(tmp_path / "run", resume=True, books=False)
+        go(tmp_path / "run", resume=True, books="")
 
 
 def test_the_report_shows_books_and_breaker(whole):
