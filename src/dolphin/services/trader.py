@@ -541,7 +541,7 @@ class Trader:
                 vel_div=decision.vel_div,
                 vol_ok=step.vol_ok,
                 posture=POSTURES[decision.posture],
-                detail=self._detail(step.equity),
+                detail={**self._detail(step.equity), "books": decision.books, "esof": decision.esof},
                 updated_at=iso,
             ),
             **where,
