@@ -23,7 +23,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -58,6 +58,12 @@ class PublicBinance(ccxt.pro.binanceusdm):  # type: ignore[misc]
     used_weight = -1
     #: Monotonic seconds before which nothing may be asked.
     blocked_until_s = 0.0
+    #: Listeners, called on the loop's thread as it comes: a snapshot that a book is made from (ccxt's symbol,
+    #: ccxt's book); a difference that was applied to a book (ccxt's symbol, the message); texts as received
+    #: (`frame` or `snapshot`, text, address asked).
+    on_snapshot: Callable[[str, Any], None] | None = None
+    on_difference: Callable[[str, Any], None] | None = None
+    on_text: Callable[[str, str, str], None] | None = None
 
     def sign(
         self, path: str, api: Sequence[str] = ("public",), method: str = "GET", params: Any = None
@@ -77,6 +83,8 @@ class PublicBinance(ccxt.pro.binanceusdm):  # type: ignore[misc]
         self, code: Any, reason: Any, url: Any, method: Any, response_headers: Any, *rest: Any
     ) -> Any:
         """What the answer's head says about limits is kept."""
+        if self.on_text is not None and code == 200 and "/depth?" in str(url) and rest:
+            self.on_text("snapshot", str(rest[0]), str(url))
         heads = {str(k).lower(): v for k, v in (response_headers or {}).items()}
         weight = str(heads.get("x-mbx-used-weight-1m", ""))
         if weight.isdigit():
@@ -95,6 +103,8 @@ class PublicBinance(ccxt.pro.binanceusdm):  # type: ignore[misc]
             read = made.handle_message
 
             def guarded(message: Any) -> None:
+                if self.on_text is not None and isinstance(message.data, str):
+                    self.on_text("frame", message.data, url)
                 try:
                     read(message)
                 except Exception as error:  # whatever a frame brings, the next one has to be read
@@ -113,6 +123,29 @@ class PublicBinance(ccxt.pro.binanceusdm):  # type: ignore[misc]
             connection.rejections.pop(key, None)
             if key in connection.futures and connection.futures[key].done():
                 del connection.futures[key]
+
+    async def fetch_rest_order_book_safe(self, symbol: Any, limit: Any = None, params: Any = None) -> Any:
+        """The snapshot that a book is made from, shown to `on_snapshot` before differences are applied."""
+        snapshot = await super().fetch_rest_order_book_safe(symbol, limit, params or {})
+        if self.on_snapshot is not None:
+            self.on_snapshot(symbol, snapshot)
+        return snapshot
+
+    def handle_order_book_message(self, client: Any, message: Any, orderbook: Any) -> Any:
+        """Apply a difference that fits, then show it to `on_difference`."""
+        applied = super().handle_order_book_message(client, message, orderbook)
+        if self.on_difference is not None:
+            self.on_difference(orderbook.get("symbol"), message)
+        return applied
+
+    def give_up_book(self, symbol: str, why: str) -> str:
+        """Whoever waits for this symbol's book gets NetworkError; the address it was watched at, or ""."""
+        key = f"orderbook::{symbol}"
+        for url, connection in (self.clients or {}).items():
+            if key in connection.futures:
+                connection.reject(NetworkError(f"{self.id} {symbol} given up: {why}"), key)
+                return str(url)
+        return ""
 
     def give_up(self, url: str, why: str) -> bool:
         """End a silent connection: whoever waits on it gets NetworkError. False where there is none."""

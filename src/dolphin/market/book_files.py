@@ -150,11 +150,15 @@ def market_table(engine: BookEngine, now_ns: int) -> pa.Table:
 
 
 class PartWriter:
-    """Parts under `<folder>/date=YYYY-MM-DD/`, one file for each day of each `write`."""
+    """Parts under `<folder>/date=YYYY-MM-DD/`, one file for each day of each `write`.
 
-    def __init__(self, folder: Path | str, schema: pa.Schema) -> None:
+    stamp names the column of instants by which rows are dealt to days.
+    """
+
+    def __init__(self, folder: Path | str, schema: pa.Schema, stamp: str = "ts") -> None:
         self.folder = Path(folder)
         self.schema = schema
+        self._stamp = stamp
         self._next: dict[str, int] = {}
 
     def write(self, tables: Sequence[pa.Table]) -> list[Path]:
@@ -165,7 +169,7 @@ class PartWriter:
         table = pa.concat_tables([part.cast(self.schema) for part in tables]) if tables else None
         if table is None or not table.num_rows:
             return []
-        stamps: IntArray = table["ts"].cast(pa.int64()).to_numpy()
+        stamps: IntArray = table[self._stamp].cast(pa.int64()).to_numpy()
         days = stamps // NS_PER_DAY
         paths = []
         for day in np.unique(days).tolist():

@@ -115,9 +115,13 @@ class SymbolGuard:
             "crossed", f"{self.symbol}: crossed book dropped, bid {best_bid:g}, ask {best_ask:g}", resync
         )
 
+    def silence_ns(self, now_ns: int) -> int:
+        """How long nothing was heard of a watch; 0 before the first."""
+        return 0 if self._heard_ns is None else now_ns - self._heard_ns
+
     def stalled(self, now_ns: int) -> bool:
         """Whether a reconnect is wanted now: True once for every 30 s of silence."""
-        if self._heard_ns is None or now_ns - self._heard_ns < self.rules.stall_ns:
+        if self.silence_ns(now_ns) < self.rules.stall_ns:
             return False
         self._heard_ns = now_ns
         self._stalled = True

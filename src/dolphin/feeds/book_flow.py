@@ -1,0 +1,389 @@
+"""Books of a universe live from the exchange: ccxt keeps them in sync, guards judge, a view holds the bands.
+
+Entry point: `BookFlow`, one thread with an asyncio loop of its own.
+
+Invariants
+----------
+1. One watch a symbol on shared connections: what breaks one symbol takes no other's book.
+2. After any error a symbol's book is forgotten before it is watched again, after a jittered back-off that
+   doubles. A wait that the exchange asks for is kept. At most four symbols take their snapshots at a time.
+3. A side is known as far as its snapshot showed, never by levels beyond. A new snapshot is taken every
+   minute, sooner where price moved so far that less is covered, never where a side is whole.
+4. Only the newest bands of a symbol are kept; nothing here waits for a reader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import random
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from dolphin.domain.bar import FloatArray
+from dolphin.domain.clock import NS_PER_S
+from dolphin.domain.errors import plural
+from dolphin.feeds.book_view import BookView
+from dolphin.feeds.client import PublicBinance, make_exchange, share_connections
+from dolphin.feeds.polling import Pace, Schedule
+from dolphin.feeds.raw_recorder import RawRecorder
+from dolphin.market.book_messages import NS_PER_MS
+from dolphin.orderbook.bands import book_snapshot
+from dolphin.orderbook.guards import GuardRules, SymbolGuard
+
+#: Levels a side of a snapshot, the most that the exchange gives.
+LEVELS: Final = 1_000
+#: Symbols that may wait for a snapshot at a time.
+ENTERING_MAX: Final = 4
+#: Least distance of two snapshots of one symbol that nothing broke.
+RESYNC_MIN_NS: Final = 10 * NS_PER_S
+#: Good updates after which a symbol's back-off begins anew.
+SETTLED_UPDATES: Final = 10
+STOP_S: Final = 5.0
+#: Pause before a flow that broke off begins anew, seconds.
+LIFE_PAUSE_S: Final = 1.0
+Notice = tuple[str, str]
+
+
+class _Watched:
+    """What is known of one symbol's watch."""
+
+    def __init__(self, symbol: str, market: str, guard: SymbolGuard, schedule: Schedule) -> None:
+        self.symbol, self.market, self.guard, self.schedule = symbol, market, guard, schedule
+        self.bid_edge = self.ask_edge = math.nan
+        self.snapshot_ns = 0
+        self.refresh_at_ns = 0
+        self.reach_bps: float | None = None
+        self.arrived_ns = 0
+        self.n_updates = 0  # since its snapshot
+        self.push_seq = 0
+        self.stalls_in_row = 0
+        self.resync = False
+
+
+class BookFlow:
+    """See the module.
+
+    Parameters
+    ----------
+    symbols : the exchange's names, `BTCUSDT`
+    view : where the newest bands go
+    base_url : see `make_exchange`
+    now_ns, mono_ns : wall clock of what is pushed; clock of all guards, which never goes back
+    check_every_s : real seconds between two looks of the stall watchdog
+    pace : of a symbol's back-off
+    recorder : hears every text that is received
+    """
+
+    def __init__(
+        self,
+        symbols: Sequence[str],
+        view: BookView,
+        *,
+        base_url: str | None = None,
+        rules: GuardRules | None = None,
+        now_ns: Callable[[], int] = time.time_ns,
+        mono_ns: Callable[[], int] = time.monotonic_ns,
+        check_every_s: float = 0.5,
+        refresh_every_s: float = 60.0,
+        pace: Pace | None = None,
+        seed: int = 0,
+        levels: int = LEVELS,
+        recorder: RawRecorder | None = None,
+    ) -> None:
+        self.symbols = tuple(symbols)
+        self.view = view
+        #: updates, crossed, dark, stalls, resyncs, errors, error_<class>: since the start.
+        self.counts: Counter[str] = Counter()
+        #: Nanoseconds from a difference's arrival to its bands in the view, the newest.
+        self.delays_ns: deque[int] = deque(maxlen=65_536)
+        self.rules = rules or GuardRules()
+        self._base_url = base_url
+        self._now_ns, self._mono_ns = now_ns, mono_ns
+        self._check_every_s = check_every_s
+        self._refresh_ns = int(refresh_every_s * NS_PER_S)
+        self._pace = pace or Pace(period_s=30.0, tries=1_000_000, backoff_first_s=0.2, backoff_max_s=30.0)
+        self._seed = seed
+        self._chance = random.Random(f"{seed}:refresh")  # noqa: S311 jitter, no secret
+        self._levels = levels
+        self._recorder = recorder
+        self._watched: dict[str, _Watched] = {}
+        self._notices: deque[Notice] = deque(maxlen=1_000)
+        self._told_ns: dict[str, int] = {}
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended: asyncio.Event | None = None
+        self._entering: asyncio.Semaphore | None = None
+        self._ready = threading.Event()
+        self.exchange: PublicBinance | None = None
+
+    # from any thread
+
+    def start(self) -> None:
+        """Begin to watch; returns at once. Raises ConfigError for a wrong address."""
+        self.exchange = make_exchange(self._base_url)
+        self._thread = threading.Thread(target=self._run, name="books", daemon=True)
+        self._thread.start()
+        self._ready.wait(STOP_S)
+
+    def stop(self) -> None:
+        """Watch no more and close the connections; the last books stay in the view."""
+        if self._thread is None or self._loop is None or self._ended is None:
+            return
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._ended.set)
+        self._thread.join(STOP_S)
+        self._thread = None
+
+    def notices(self) -> list[Notice]:
+        """(kind, line) of what happened since the last call: `alert` for a person, `log` for the log."""
+        found = []
+        with contextlib.suppress(IndexError):
+            while True:
+                found.append(self._notices.popleft())
+        return found
+
+    def stale(self) -> tuple[str, ...]:
+        """Symbols that are STALE_DATA now."""
+        return tuple(symbol for symbol, one in list(self._watched.items()) if one.guard.stale)
+
+    # on the loop
+
+    def _run(self) -> None:
+        asyncio.run(self._main())
+
+    async def _main(self) -> None:
+        self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
+        self._entering = asyncio.Semaphore(ENTERING_MAX)
+        self._ready.set()
+        ended = asyncio.create_task(self._ended.wait())
+        while not ended.done():
+            life = asyncio.create_task(self._live())
+            await asyncio.wait({life, ended}, return_when=asyncio.FIRST_COMPLETED)
+            life.cancel()
+            (error,) = await asyncio.gather(life, return_exceptions=True)
+            if not ended.done():  # a fault of ours: told, and begun anew
+                self.counts["lives"] += 1
+                self._tell("alert", f"the book flow broke off ({error!r}); it begins anew", "life")
+                await asyncio.wait({ended}, timeout=LIFE_PAUSE_S)
+        assert self.exchange is not None
+        self.exchange.timeout_on_exit = 0
+        with contextlib.suppress(Exception):
+            await self.exchange.close()
+
+    async def _live(self) -> None:
+        exchange = self.exchange
+        assert exchange is not None
+        await self._load_markets(exchange)
+        started_ns = self._mono_ns()
+        for symbol in self.symbols:
+            market = _market_of(exchange, symbol)
+            if market is None:
+                self._tell("alert", f"{symbol}: the exchange has no such perpetual; it has no book")
+                continue
+            guard = SymbolGuard(symbol, started_ns, self.rules)
+            self._watched[symbol] = _Watched(
+                symbol, market, guard, Schedule(self._pace, f"{self._seed}:{symbol}")
+            )
+        by_market = {one.market: one for one in self._watched.values()}
+        share_connections(exchange, list(by_market))
+        exchange.on_snapshot = lambda market, book: self._on_snapshot(by_market[market], book)
+        exchange.on_difference = lambda market, message: self._on_difference(by_market[market], message)
+        if self._recorder is not None:
+            hear = self._recorder.hear
+            exchange.on_text = lambda kind, text, address: hear(self._now_ns(), kind, text, address)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._look_for_stalls(exchange))
+            for one in self._watched.values():
+                tasks.create_task(self._watch(exchange, one))
+
+    async def _load_markets(self, exchange: PublicBinance) -> None:
+        schedule = Schedule(self._pace, f"{self._seed}:markets")
+        while True:
+            try:
+                await exchange.load_markets()
+            except Exception as error:  # whatever the exchange answers, it is asked again
+                self._failed("markets", error)
+                await asyncio.sleep(self._wait_s(exchange, schedule))
+            else:
+                return
+
+    async def _watch(self, exchange: PublicBinance, one: _Watched) -> None:
+        """One symbol for ever."""
+        assert self._entering is not None
+        while True:
+            try:
+                async with self._entering:
+                    exchange.forget_book(one.market)
+                    one.resync, one.n_updates = False, 0
+                    one.guard.begin(self._mono_ns())
+                    book = await exchange.watch_order_book(one.market, self._levels)
+                self._take(one, book)
+                while not one.resync:
+                    self._take(one, await exchange.watch_order_book(one.market, self._levels))
+                self.counts["resyncs"] += 1
+            except Exception as error:  # ccxt's own, and what its parsing brings: the book is taken anew
+                self._failed(one.symbol, error)
+                await asyncio.sleep(self._wait_s(exchange, one.schedule))
+
+    def _wait_s(self, exchange: PublicBinance, schedule: Schedule) -> float:
+        """Seconds of back-off, at least what the exchange asked for."""
+        wait_s = schedule.after_failure_s(passes=True)
+        quiet_s = exchange.blocked_until_s - time.monotonic()
+        return quiet_s + wait_s if quiet_s > 0.0 else wait_s
+
+    def _failed(self, what: str, error: Exception) -> None:
+        name = type(error).__name__
+        self.counts["errors"] += 1
+        self.counts[f"error_{name}"] += 1
+        line = " ".join(str(error).split())[:160]
+        self._tell("log", f"{what}: taken anew after {name}: {line}", once_a_minute=name)
+
+    def _tell(self, kind: str, text: str, once_a_minute: str = "") -> None:
+        if once_a_minute:
+            now_ns, told_ns = self._mono_ns(), self._told_ns.get(once_a_minute)
+            if told_ns is not None and now_ns - told_ns < self.rules.warn_every_ns:
+                return
+            self._told_ns[once_a_minute] = now_ns
+        self._notices.append((kind, text))
+
+    # what comes
+
+    def _on_snapshot(self, one: _Watched, book: Any) -> None:
+        """A side with fewer levels than were asked for is whole."""
+        bids, asks = book["bids"], book["asks"]
+        one.bid_edge = float(bids[-1][0]) if len(bids) >= self._levels else -math.inf
+        one.ask_edge = float(asks[-1][0]) if len(asks) >= self._levels else math.inf
+        one.snapshot_ns = self._mono_ns()
+        one.refresh_at_ns = one.snapshot_ns + int(self._refresh_ns * self._chance.uniform(0.9, 1.0))
+        one.reach_bps = None
+        self.counts["snapshots"] += 1
+
+    def _on_difference(self, one: _Watched, message: Any) -> None:
+        one.arrived_ns = time.monotonic_ns()
+        volume = any(float(level[1]) > 0.0 for side in ("b", "a") for level in message.get(side, ()))
+        if not volume:
+            self.counts["dark"] += 1
+        notice = one.guard.difference(volume)
+        if notice:
+            self.view.drop(one.symbol)
+            self._tell("alert", notice)
+
+    def _take(self, one: _Watched, book: Any) -> None:
+        """The book after an update, judged, to the view."""
+        now_ns = self._mono_ns()
+        bids, asks = _side(book["bids"]), _side(book["asks"])
+        self.counts["updates"] += 1
+        one.n_updates += 1
+        one.stalls_in_row = 0
+        if one.n_updates == SETTLED_UPDATES:
+            one.schedule.after_success_s()
+        if not (_is_sound(bids) and _is_sound(asks)):
+            self.counts["unsound"] += 1
+            self._tell("log", f"{one.symbol}: a level is no price and quantity", once_a_minute="unsound")
+            one.resync = True
+            return
+        # ccxt cut the sides to `levels`, for good: what lies beyond is no longer known.
+        if len(bids[0]) >= self._levels:
+            one.bid_edge = max(one.bid_edge, float(bids[0][-1]))
+        if len(asks[0]) >= self._levels:
+            one.ask_edge = min(one.ask_edge, float(asks[0][-1]))
+        best_bid = float(bids[0][0]) if len(bids[0]) else 0.0
+        best_ask = float(asks[0][0]) if len(asks[0]) else 0.0
+        verdict = one.guard.update(now_ns, best_bid, best_ask)
+        if verdict.notice:
+            self._tell("log", verdict.notice)
+        if verdict.state == "crossed":
+            self.counts["crossed"] += 1
+        one.resync = verdict.resync
+        if not verdict.publish:
+            return
+        one.push_seq += 1
+        snapshot = book_snapshot(
+            int(book["timestamp"] or 0) * NS_PER_MS,
+            bids,
+            asks,
+            bid_edge=one.bid_edge,
+            ask_edge=one.ask_edge,
+            pushed_ns=self._now_ns(),
+            push_seq=one.push_seq,
+        )
+        if snapshot is None:
+            self.counts["one_sided"] += 1
+            return
+        self.view.put(one.symbol, snapshot)
+        if one.arrived_ns:
+            self.delays_ns.append(time.monotonic_ns() - one.arrived_ns)
+            one.arrived_ns = 0
+        if one.reach_bps is None:
+            one.reach_bps = snapshot.visible_bps
+        whole = math.isinf(one.bid_edge) and math.isinf(one.ask_edge)
+        fell = snapshot.visible_bps < one.reach_bps and now_ns - one.snapshot_ns >= RESYNC_MIN_NS
+        if fell or (not whole and now_ns >= one.refresh_at_ns):
+            one.resync = True
+
+    # silence
+
+    async def _look_for_stalls(self, exchange: PublicBinance) -> None:
+        while True:
+            await asyncio.sleep(self._check_every_s)
+            # Declared dead within the limit: what would pass it before the next look has passed it.
+            now_ns = self._mono_ns() + int(self._check_every_s * NS_PER_S)
+            silent = [one for one in self._watched.values() if one.guard.stalled(now_ns)]
+            if silent:
+                self._reconnect(exchange, silent, now_ns)
+
+    def _reconnect(self, exchange: PublicBinance, silent: list[_Watched], now_ns: int) -> None:
+        """Give up the connections that bring nothing at all, or the single symbols that are missing."""
+        limit_s = self.rules.stall_ns / NS_PER_S
+        names = ", ".join(one.symbol for one in silent[:3]) + (", ..." if len(silent) > 3 else "")
+        why = f"no update for {limit_s:g} s"
+        self.counts["stalls"] += len(silent)
+        self._tell("alert", f"{why} of {plural(len(silent), 'symbol')} ({names}); reconnecting")
+        for one in silent:
+            one.stalls_in_row += 1
+            self.view.drop(one.symbol)
+        for url, connection in list((exchange.clients or {}).items()):
+            keys = {*connection.subscriptions, *connection.futures}
+            here = [one for one in self._watched.values() if f"orderbook::{one.market}" in keys]
+            quiet = [one for one in silent if one in here]
+            if not quiet:
+                continue
+            deaf = all(
+                one in silent or one.guard.silence_ns(now_ns) > self.rules.stall_ns // 2 for one in here
+            )
+            if deaf or any(one.stalls_in_row > 1 for one in quiet):
+                exchange.give_up(url, why)
+            else:
+                for one in quiet:
+                    exchange.give_up_book(one.market, why)
+
+
+def _market_of(exchange: PublicBinance, symbol: str) -> str | None:
+    """ccxt's name of an active perpetual, None where there is none."""
+    for market in (exchange.markets_by_id or {}).get(symbol, ()):
+        if market["swap"] and market["active"]:
+            return str(market["symbol"])
+    return None
+
+
+def _side(levels: Any) -> tuple[FloatArray, FloatArray]:
+    """(prices, quantities) of ccxt's live side, copied."""
+    table = np.array(levels, dtype=np.float64).reshape(-1, 2)
+    return np.ascontiguousarray(table[:, 0]), np.ascontiguousarray(table[:, 1])
+
+
+def _is_sound(side: tuple[FloatArray, FloatArray]) -> bool:
+    prices, quantities = side
+    return bool(
+        np.isfinite(prices).all()
+        and np.isfinite(quantities).all()
+        and (prices > 0.0).all()
+        and (quantities > 0.0).all()
+    )
