@@ -52,6 +52,7 @@ COMMANDS: Final = {
     "acb": "service: the circuit breaker's processor",
     "exf": "service: external factors, live or recorded",
     "esof": "service: esoteric factors, from calendar, sky and closed trades",
+    "books": "service: order books live from the exchange, their features every 100 ms",
     "watchdog": "service: the survival stack and its posture",
     "health": "service: meta-health, which heals what is stopped",
     "oracle": "service: certifies one live scan of many again",
@@ -60,7 +61,8 @@ COMMANDS: Final = {
 
 #: Commands that share a module: each runs one service of the table.
 _SERVICE_COMMANDS: Final = frozenset(
-    {"trade", "standby", "scanner", "bridge", "acb", "exf", "esof", "watchdog", "health", "oracle", "signals"}
+    {"trade", "standby", "scanner", "bridge", "acb", "exf", "esof", "books", "watchdog", "health", "oracle"}
+    | {"signals"}
 )
 
 

@@ -43,6 +43,9 @@ class SystemSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     #: Folder of recorded factors, or `live`; addresses replace the publishers' own, by host.
     factors: str | None = None
     factor_addresses: dict[str, str] = {}
+    #: Base address of the exchange, None for its own; whether every message of its books is recorded.
+    exchange: str | None = None
+    record_raw: bool = False
     speed: float = 1.0
     clock_origin_ns: int = 0
     market_origin_ns: int = 0
@@ -73,6 +76,11 @@ class Home:
     def exf(self) -> Path:
         """What the factor service pushed, `date=YYYY-MM-DD/`."""
         return self.root / "exf"
+
+    @property
+    def ob_cache(self) -> Path:
+        """Newest books and features for when the grid is away, described by its `SCHEMA.md`."""
+        return self.root / "ob_cache"
 
     @property
     def trader(self) -> Path:

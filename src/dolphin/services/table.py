@@ -68,8 +68,10 @@ SERVICES: Final = (
                 group=TRADING, autorestart=False, start_seconds=20),
 )  # fmt: skip
 
-#: Run by hand with its command: it cuts sizes, so that nobody has it who did not ask for it.
+#: Run by hand with their commands: `esof` cuts sizes and `books` asks the exchange, so that nobody has them
+#: who did not ask for it.
 ON_REQUEST: Final = (
+    ServiceSpec(name="obf", command="books", factory=_S + "obf:ObfService", group=DATA),
     ServiceSpec(name="esof", command="esof", factory=_S + "esof:EsofService", group=DATA),
 )  # fmt: skip
 

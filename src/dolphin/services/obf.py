@@ -1,0 +1,254 @@
+"""The book flow as a service: books live from the exchange, features every 100 ms, on the grid or in a file.
+
+Entry point: `ObfService`, run by `dolphin books`.
+
+The tick reads the newest bands of each symbol, folds them into features and hands them on: no grid, no disk
+and no network in it. The flow, the pusher and the recorder have threads of their own. Features are recorded
+at every tick under `ob_features/date=YYYY-MM-DD/`; with `record_raw` every message under `ob_raw/` too.
+Nothing recorded is ever pruned.
+
+A bar of these features is a tick: what looks back some bars (moving average, persistence, withdrawal) looks
+back some hundred milliseconds here. A trader makes its own features of the books at its own bars.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pyarrow as pa
+
+from dolphin.domain.clock import NS_PER_S
+from dolphin.domain.errors import ConfigError, StoreError
+from dolphin.market.book_files import PartWriter, feature_table
+from dolphin.market.book_schema import FEATURE_FOLDER, FEATURE_SCHEMA
+from dolphin.market.universe import DEFAULT_ASSETS, default_universe, read_universe, take_assets
+from dolphin.orderbook.engine import BookEngine
+from dolphin.orderbook.guards import GuardRules
+from dolphin.orderbook.snapshot import BookSnapshot
+from dolphin.services.book_pusher import Batch, BookPusher
+from dolphin.services.home import SystemSettings
+from dolphin.services.service import Context
+
+if TYPE_CHECKING:
+    from dolphin.feeds.book_flow import BookFlow
+    from dolphin.feeds.raw_recorder import RawRecorder
+
+_log = logging.getLogger("dolphin.books")
+
+#: Distance of two recorded parts, seconds, and the most ticks that wait for one.
+RECORD_EVERY_S: Final = 60.0
+TICKS_WAITING_MAX: Final = 6_000
+STOP_S: Final = 10.0
+#: Longest silence of all books that is still healthy.
+HEALTHY_NS: Final = 5 * NS_PER_S
+
+
+class Recorder:
+    """Features, and raw messages where wanted, to parts of days from a thread of its own."""
+
+    def __init__(self, root: Path, raw: RawRecorder | None, every_s: float = RECORD_EVERY_S) -> None:
+        self._writer = PartWriter(root / FEATURE_FOLDER, FEATURE_SCHEMA)
+        self._raw = raw
+        self._every_s = every_s
+        self._waiting: deque[pa.Table] = deque()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="book-recorder", daemon=True)
+        self.trouble = ""
+        self.n_dropped = 0
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
+
+    def add(self, table: pa.Table) -> None:
+        """Keep one tick; beyond the bound the newest is dropped and counted."""
+        if len(self._waiting) >= TICKS_WAITING_MAX:
+            self.n_dropped += 1
+        else:
+            self._waiting.append(table)
+
+    def stop(self) -> None:
+        """Write what waits and end."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join(STOP_S)
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._every_s):
+            self.flush()
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what waits; what the disk refuses waits on."""
+        tables = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        try:
+            self._writer.write(tables)
+            tables = []
+            if self._raw is not None:
+                self._raw.flush()
+        except StoreError as error:
+            self._waiting.extendleft(reversed(tables))
+            self.trouble = str(error)
+        else:
+            self.trouble = ""
+
+
+def symbols_of(settings: SystemSettings) -> tuple[str, ...]:
+    """The universe of the settings: its file's first assets, or the packaged one's. Raises as its reader."""
+    if settings.universe is None:
+        return default_universe()[: settings.assets or DEFAULT_ASSETS]
+    universe = read_universe(Path(settings.universe))
+    return take_assets(universe, settings.assets, settings.universe)[0]
+
+
+class ObfService:
+    """See the module.
+
+    Options of its context: `first_flush_s`, seconds, for tests.
+    """
+
+    period_s = 0.1
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.symbols: tuple[str, ...] = ()
+        self.flow: BookFlow | None = None
+        self._engine = BookEngine(())
+        self._tell_later: deque[str] = deque(maxlen=100)
+        self.pusher = BookPusher(context.grid, context.home.ob_cache, context.counts, self._tell_later.append)
+        self._recorder: Recorder | None = None
+        self._bar = -1
+        self._n_fresh = 0
+        self._fresh_ns: int | None = None
+        self._started_ns = 0
+        self._first_flush_ns = GuardRules().first_flush_ns
+
+    # what the host asks
+
+    @property
+    def phase(self) -> str:
+        """See `Service.phase`."""
+        return "warmup" if self._fresh_ns is None else "running"
+
+    def health(self) -> tuple[bool, str]:
+        """Healthy while books are fresh, or not due yet, and somebody takes them."""
+        trouble = self.pusher.trouble or (self._recorder.trouble if self._recorder else "")
+        if trouble:
+            return False, trouble
+        now_ns = self.context.clock.now_ns()
+        told = f"{self._n_fresh} of {len(self.symbols)} books fresh, circuit {self.pusher.circuit.state}"
+        due_ns = self._started_ns + self._first_flush_ns + 60 * NS_PER_S
+        if self._fresh_ns is None:
+            return now_ns < due_ns, f"no book yet; {told}"
+        return now_ns - self._fresh_ns <= HEALTHY_NS, told
+
+    def gauges(self) -> dict[str, float]:
+        """See `Service.gauges`."""
+        found = {
+            "books_fresh": float(self._n_fresh),
+            "circuit_closed": float(self.pusher.circuit.state == "closed"),
+        }
+        if self.flow is not None:
+            found |= {f"flow_{name}": float(n) for name, n in self.flow.counts.copy().items()}
+            found["symbols_stale"] = float(len(self.flow.stale()))
+        if self._recorder is not None:
+            found["records_dropped"] = float(self._recorder.n_dropped)
+        return found
+
+    # life
+
+    def start(self) -> None:
+        """Begin to watch.
+
+        Raises ConfigError for a wrong address, universe or speed, UsageError without the feeds extra.
+        """
+        from dolphin.feeds.book_flow import BookFlow
+        from dolphin.feeds.book_view import BookView
+        from dolphin.feeds.raw_recorder import RAW_FOLDER, RawRecorder
+
+        context, settings = self.context, self.context.settings
+        if settings.speed != 1.0:
+            raise ConfigError(
+                f"books come at the speed of the world, not {settings.speed:g} times; set speed 1"
+            )
+        self.symbols = symbols_of(settings)
+        first_flush_s = context.options.get("first_flush_s")
+        rules = GuardRules()
+        if isinstance(first_flush_s, (int, float)):
+            rules = GuardRules(first_flush_ns=int(first_flush_s * NS_PER_S))
+        self._first_flush_ns = rules.first_flush_ns
+        self._engine = BookEngine(self.symbols)
+        raw = RawRecorder(context.home.root / RAW_FOLDER) if settings.record_raw else None
+        self._recorder = Recorder(context.home.root, raw)
+        self.flow = BookFlow(
+            self.symbols,
+            BookView(),
+            base_url=settings.exchange,
+            rules=rules,
+            now_ns=context.clock.now_ns,
+            seed=settings.seed,
+            recorder=raw,
+        )
+        self._started_ns = context.clock.now_ns()
+        self.flow.start()
+        self.pusher.start()
+        self._recorder.start()
+
+    def stop(self) -> None:
+        """Close the connections, push no more, write what is recorded."""
+        if self.flow is not None:
+            self.flow.stop()
+        self.pusher.stop()
+        if self._recorder is not None:
+            self._recorder.stop()
+
+    # work
+
+    def tick(self) -> None:
+        """Features of the newest books, handed on."""
+        flow, engine, recorder = self.flow, self._engine, self._recorder
+        assert flow is not None
+        assert recorder is not None
+        self._tell(flow)
+        now_ns = self.context.clock.now_ns()
+        books: dict[str, BookSnapshot] = {}
+        for symbol in self.symbols:
+            book = flow.view.newest(symbol)
+            if book is not None:
+                books[symbol] = book
+        if not books and self._fresh_ns is None:
+            return  # nothing was published yet: nothing is said of it
+        self._bar += 1
+        report = engine.step_live(self._bar, now_ns, books.get)
+        for notice in report.notices:
+            _log.warning("books: %s", notice)
+        self._n_fresh = report.n_fresh
+        if report.n_fresh:
+            self._fresh_ns = now_ns
+        recorder.add(feature_table(engine, now_ns))
+        self.pusher.offer(
+            Batch(
+                now_ns,
+                self.symbols,
+                books,
+                engine.features(),
+                engine.fresh(),
+                engine.get_market(self._bar),
+                engine.get_macro(self._bar),
+            )
+        )
+        self.context.counts["ticks"] += 1
+
+    def _tell(self, flow: BookFlow) -> None:
+        """What other threads have to say, said on the host's."""
+        for kind, text in flow.notices():
+            if kind == "alert":
+                self.context.tell("stale_data", text)
+            else:
+                _log.warning("%s", text)
+        while self._tell_later:
+            self.context.tell("grid", self._tell_later.popleft())

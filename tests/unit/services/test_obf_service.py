@@ -1,0 +1,214 @@
+"""The book service and an exchange on loopback: features to the grid, to the file without it, and back."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from risk_system import RiskSystem
+
+from dolphin.cli import COMMANDS
+from dolphin.domain.clock import NS_PER_S, day_from_ns
+from dolphin.domain.errors import ConfigError, StoreError
+from dolphin.grid.books import snapshot_of
+from dolphin.grid.shards import shard_index
+from dolphin.grid.topics import ASSET_OB, OBF, SHARD_FEATURES
+from dolphin.grid.typed import TypedGrid
+from dolphin.market.book_files import parts_of, read_parts
+from dolphin.market.book_messages import read_messages
+from dolphin.market.book_schema import FEATURE_FOLDER, FEATURE_SCHEMA
+from dolphin.services import obf
+from dolphin.services.book_cache import CACHE_FILE, BookFile, CachedBooks, FileFirstBooks, write_cache
+from dolphin.services.grid_books import GridBooks
+from dolphin.services.home import SystemSettings
+from dolphin.services.obf import ObfService, Recorder, symbols_of
+from dolphin.services.service import Context
+from dolphin.services.table import BY_COMMAND
+from exchange import LoopbackExchange, SyntheticMarket
+
+BTC = "BTCUSDT"
+
+
+class BookSystem(RiskSystem):
+    """One book service on the real time of its exchange."""
+
+    def __init__(self, root: Path, x: LoopbackExchange) -> None:
+        settings = SystemSettings(exchange=x.url, assets=2, record_raw=True)
+        super().__init__(root, settings, now_ns=time.time_ns())
+        self.x = x
+        self.ahead_ns = 0
+        self.obf = self.start(self.make)
+
+    @staticmethod
+    def make(context: Context) -> ObfService:
+        context.options = {"first_flush_s": 0}
+        return ObfService(context)
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Tick at the exchange's time, every book moving, until it holds."""
+        end, pause = time.monotonic() + 15.0, threading.Event()
+        while not condition():
+            assert time.monotonic() < end, f"it did not happen in time: {self.obf.gauges()}"
+            self.x.step(1)
+            self.clock.move_to(max(self.clock.now_ns() + 1, time.time_ns() + self.ahead_ns))
+            self.step()
+            pause.wait(0.01)
+
+
+@pytest.fixture
+def x() -> Iterator[LoopbackExchange]:
+    with LoopbackExchange(SyntheticMarket([BTC, "ETHUSDT"], seed=7), life_s=60.0) as running:
+        yield running
+        assert running.meter.forbidden == []
+
+
+@pytest.fixture
+def system(tmp_path: Path, x: LoopbackExchange) -> Iterator[BookSystem]:
+    made = BookSystem(tmp_path / "home", x)
+    yield made
+    made.obf.stop()
+    made.close()
+    assert x.meter.connections == 0
+
+
+def test_books_and_features_reach_the_grid_and_are_recorded(system: BookSystem) -> None:
+    assert system.obf.phase == "warmup"
+    assert system.obf.health()[0]
+    grid = system.door
+    system.until(
+        lambda: grid.get(OBF) and grid.get(ASSET_OB, symbol="ETHUSDT") and grid.get(ASSET_OB, symbol=BTC)
+    )
+    system.until(lambda: grid.get(SHARD_FEATURES, symbol=BTC, shard=f"{shard_index(BTC):02d}"))
+    system.until(lambda: (found := grid.get(OBF)) is not None and found.n_assets == 2 and not found.degraded)
+    held = system.obf.flow.view.newest(BTC) if system.obf.flow else None
+    assert held is not None
+    system.until(
+        lambda: (
+            (book := grid.get(ASSET_OB, symbol=BTC)) and snapshot_of(book).timestamp_ns > held.timestamp_ns
+        )
+    )
+    assert system.obf.phase == "running"
+    assert system.obf.health() == (True, "2 of 2 books fresh, circuit closed")
+    assert not (system.home.ob_cache / CACHE_FILE).exists()
+    system.obf.stop()
+    day = day_from_ns(time.time_ns())
+    rows = read_parts(parts_of(system.home.root / FEATURE_FOLDER, day), FEATURE_SCHEMA)
+    assert rows.num_rows == 2 * system.hosted[0].context.counts["ticks"]
+    assert sum(rows["fresh"].to_pylist()) > 2
+    assert len(list(read_messages(system.home.root / "ob_raw", BTC))) > 1
+
+
+def test_without_the_grid_the_file_and_with_it_the_grid_again(system: BookSystem) -> None:
+    peer = system.memory.peer()
+    books = FileFirstBooks(GridBooks(TypedGrid(peer)), CachedBooks(system.home.ob_cache))
+    grid, pusher = system.door, system.obf.pusher
+
+    def now() -> int:
+        return system.clock.now_ns()
+
+    def label() -> str:
+        books.advance(now())
+        return books.label
+
+    system.until(lambda: grid.get(ASSET_OB, symbol=BTC))
+    system.until(lambda: books.newest(BTC))
+    assert label() == "grid"
+    fault = system.peer_of(system.obf)
+    fault.drop_connection()
+    system.until(lambda: pusher.circuit.state == "open")
+    assert system.hosted[0].context.counts["push_failures"] == 5
+    system.until(lambda: label() == "file")
+    before = books.newest(BTC)
+    assert before is not None
+    system.until(lambda: label() and books.newest(BTC).timestamp_ns > before.timestamp_ns)  # type: ignore[union-attr]
+    assert (system.home.ob_cache / "SCHEMA.md").read_text().startswith(f"# {CACHE_FILE}")
+    system.until(lambda: system.told("grid"))
+    assert "go to the file" in system.told("grid")[0]
+    fault.restore_connection()
+    system.until(lambda: pusher.circuit.state == "closed")
+    system.until(lambda: label() == "grid")
+    system.until(lambda: len(system.told("grid")) == 2)
+    files = system.hosted[0].context.counts["files"]
+    system.until(lambda: grid.get(ASSET_OB, symbol=BTC).push_seq > before.push_seq)  # type: ignore[union-attr]
+    assert system.hosted[0].context.counts["files"] == files
+    peer.close()
+
+
+def test_an_alert_of_the_flow_is_told(system: BookSystem) -> None:
+    system.until(lambda: system.obf.gauges()["books_fresh"] == 2.0)
+    fault = system.x.faults.add("dark", symbol=BTC)
+    system.until(lambda: system.told("stale_data"))
+    assert BTC in system.told("stale_data")[0]
+    assert system.obf.gauges()["symbols_stale"] == 1.0
+    system.x.faults.clear(fault)
+    system.until(lambda: system.obf.gauges()["symbols_stale"] == 0.0)
+
+
+def test_silence_of_all_books_is_no_health(system: BookSystem) -> None:
+    system.until(lambda: system.obf.gauges()["books_fresh"] == 2.0)
+    system.x.faults.add("silence", stream="btcusdt*")
+    system.x.faults.add("silence", stream="ethusdt*")
+    system.ahead_ns = 11 * NS_PER_S
+    system.until(lambda: not system.obf.health()[0])
+    found = system.door.get(OBF)
+    assert found is not None
+
+
+def test_a_stale_damaged_or_closed_file_is_not_preferred(tmp_path: Path) -> None:
+    cached = CachedBooks(tmp_path)
+    assert not cached.look(0)
+    write_cache(tmp_path, BookFile(written_ns=10, circuit="open"))
+    assert cached.look(10)
+    assert cached.newest(BTC) is None
+    assert cached.features(BTC) is None
+    assert cached.look(10 + 5 * NS_PER_S)
+    assert not cached.look(11 + 5 * NS_PER_S)
+    write_cache(tmp_path, BookFile(written_ns=10, circuit="closed"))
+    assert not cached.look(10)
+    (tmp_path / CACHE_FILE).write_text("{")
+    assert not cached.look(10)
+    assert cached.n_refused == 1
+
+
+def test_a_full_disk_costs_neither_the_file_nor_the_record_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder(tmp_path, None)
+    row = {**dict.fromkeys(FEATURE_SCHEMA.names, 0), "symbol": BTC, "fresh": True}
+    table = pa.Table.from_pylist([row], FEATURE_SCHEMA)
+    recorder.add(table)
+    with monkeypatch.context() as patch:
+
+        def full(*_: object) -> None:
+            raise StoreError("disk full")
+
+        patch.setattr("dolphin.market.book_files.PartWriter._put", full)
+        recorder.flush()
+        assert recorder.trouble == "disk full"
+    recorder.flush()
+    assert recorder.trouble == ""
+    assert len(parts_of(tmp_path / FEATURE_FOLDER, "1970-01-01")) == 1
+    monkeypatch.setattr(obf, "TICKS_WAITING_MAX", 1)
+    recorder.add(table)
+    recorder.add(table)
+    assert recorder.n_dropped == 1
+
+
+def test_the_universe_and_the_speed(tmp_path: Path) -> None:
+    assert symbols_of(SystemSettings(assets=3))[0] == BTC
+    assert len(symbols_of(SystemSettings())) == 50
+    (tmp_path / "u.csv").write_text("symbol\nETHUSDT\nBTCUSDT\n")
+    assert symbols_of(SystemSettings(universe=str(tmp_path / "u.csv"), assets=1)) == ("ETHUSDT",)
+    hurried = RiskSystem(tmp_path / "home", SystemSettings(speed=2.0, assets=1))
+    with pytest.raises(ConfigError, match="speed 1"):
+        hurried.start(ObfService)
+    hurried.close()
+
+
+def test_the_command_is_there() -> None:
+    assert BY_COMMAND["books"].name == "obf"
+    assert "books" in COMMANDS
