@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "study": "judge a set over a period: out of sample, after costs, against luck",
     "scan": "scan a feed into the Arrow store, without trading",
     "data": "build a scan cache, or check whether data are fit to trade",
+    "record": "record the exchange's public messages, to be replayed",
     "forewarn": "train the forewarner, or ask it what a day may do",
     "factors": "show what the circuit breaker would have said on recorded days",
     "audit": "prove a run's ledger from its fills and prices",

@@ -42,7 +42,7 @@ class Setting:
 
 SETTINGS: Final = (
     Setting("set", str, "gold", "parameter set", ("champion", "gold", "green")),
-    Setting("feed", str, "synthetic", "where prices come from", ("synthetic", "recorded")),
+    Setting("feed", str, "synthetic", "where prices come from", ("synthetic", "recorded", "binance")),
     Setting("universe", str, "", "file with the symbols: a CSV with a `symbol` column or a YAML list",
             metavar="FILE"),
     Setting("assets", int, 50, "how many symbols of the universe, the first ones", (), 1, "N"),

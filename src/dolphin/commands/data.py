@@ -1,4 +1,4 @@
-"""`dolphin data`: build a scan cache; check whether data are fit to trade; rebuild recorded books."""
+"""`dolphin data`: build a scan cache; check data; rebuild recorded books; download klines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dolphin.commands import data_books
+from dolphin.commands import data_books, data_download
 from dolphin.commands.shared import (
     add_json,
     add_settings,
@@ -32,6 +32,7 @@ _EPILOG = """examples:
   dolphin data build --feed recorded prices.parquet --out CACHE
   dolphin data build --scans runs/RUN --out CACHE
   dolphin data books RAW.parquet --out ROWS.parquet
+  dolphin data download --symbols BTCUSDT,ETHUSDT --from 2026-11-01 --out K.parquet
 """
 
 _BUILD_EPILOG = """examples:
@@ -58,7 +59,7 @@ with the thresholds and the holding time of the named set.
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the subcommands."""
     parser.epilog = _EPILOG
-    verbs = parser.add_subparsers(dest="verb", metavar="build|check|books", required=True)
+    verbs = parser.add_subparsers(dest="verb", metavar="build|check|books|download", required=True)
     build = verbs.add_parser("build", help="make a daily scan cache from prices, or from stored scans",
                              description="Make a daily scan cache from prices, or from stored scans.",
                              epilog=_BUILD_EPILOG)  # fmt: skip
@@ -86,7 +87,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument("path", nargs="?", metavar="PATH", help="recording, for --feed recorded")
     add_settings(check, "set", "feed", "universe", "assets", "seed", "days", "edge_bps", "vol_threshold")
     books = data_books.add_to(verbs)
-    for sub in (build, check, books):
+    download = data_download.add_to(verbs)
+    for sub in (build, check, books, download):
         sub.set_defaults(parser=sub)
         sub.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
@@ -109,6 +111,8 @@ def execute(args: argparse.Namespace) -> int:
     """Do the verb."""
     if args.verb == "books":
         return data_books.execute(args)
+    if args.verb == "download":
+        return data_download.execute(args)
     return _check(args) if args.verb == "check" else _build(args)
 
 

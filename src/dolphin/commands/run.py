@@ -16,6 +16,7 @@ from dolphin.commands.shared import (
     deployment_of,
     load_config,
     open_feed,
+    open_live,
     parameter_set,
     print_json,
     say,
@@ -26,6 +27,7 @@ from dolphin.config import SETTINGS, Config
 from dolphin.domain.errors import UsageError
 
 if TYPE_CHECKING:
+    from dolphin.market.feed import Feed
     from dolphin.services.forewarner_gate import Assessor
 
 _EPILOG = """examples:
@@ -33,9 +35,13 @@ _EPILOG = """examples:
   dolphin run --set champion --seed 3 --days 2 --out two-days
   dolphin run --feed recorded prices.parquet --universe symbols.csv --assets 50
   dolphin run --feed recorded prices.parquet --out DIR --resume
+  dolphin run --feed binance --assets 50 --out DIR
 
 A recording is a Parquet file, wide (ts and one close column per symbol) or long
 (ts, symbol, close), or a scan cache. --resume goes on after a stop or a crash.
+binance trades on paper on live public prices, a bar every 5 s. Its warm-up of 751
+bars comes from one-minute klines; --bars counts them too. No entry is decided
+before more than half of the longest window is live: 376 bars, 31 minutes.
 Fills are modelled: no order leaves this machine.
 """
 
@@ -50,6 +56,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-report", action="store_true", help="write no HTML report")
     parser.add_argument(
         "--forewarner", metavar="ARTEFACT", help="folder made by `dolphin forewarn train`, for the days' gate"
+    )
+    live = parser.add_argument_group("live prices (--feed binance)")
+    live.add_argument("--base-url", metavar="URL", help="another address than the exchange's own")
+    live.add_argument(
+        "--no-backfill", action="store_true", help="warm up with an hour of live bars instead of klines"
+    )
+    live.add_argument(
+        "--trade-backfilled", action="store_true", help="decide entries from mostly back-filled windows too"
     )
     add_json(parser)
 
@@ -84,13 +98,26 @@ def open_assessor(artefact: str | None) -> Assessor | None:
     return forewarner
 
 
+def _open(config: Config, args: argparse.Namespace) -> Feed:
+    if config["feed"] == "binance":
+        return open_live(config, args.path, args.base_url, backfill=not args.no_backfill)
+    for given, option in (
+        (args.base_url, "--base-url"),
+        (args.no_backfill, "--no-backfill"),
+        (args.trade_backfilled, "--trade-backfilled"),
+    ):
+        if given:
+            raise UsageError(f"{option} is for live prices; add --feed binance or leave it out")
+    return open_feed(config, args.path)
+
+
 def execute(args: argparse.Namespace) -> int:
     """Run; 0 when the ledger balances, 1 when not, 130 when interrupted."""
     config = load_config(args)
     name, params = parameter_set(config)
     folder = Path(config["out"]) if config["out"] else default_folder(name, config["feed"])
     forewarner = open_assessor(args.forewarner)
-    feed = open_feed(config, args.path)
+    feed = _open(config, args)
 
     from dolphin.commands.telling import WorkDisplay, print_summary
     from dolphin.domain.codes import posture_code
@@ -112,6 +139,8 @@ def execute(args: argparse.Namespace) -> int:
         forewarner=forewarner,
         books=books_of(config),
         factors=config["factors"] == "auto" and config["feed"] == "synthetic",
+        live=config["feed"] == "binance",
+        trade_backfilled=args.trade_backfilled or args.no_backfill,
     )
     check(feed, settings)
     if not args.json:

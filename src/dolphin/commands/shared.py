@@ -110,8 +110,29 @@ def unused_options(config: Config, *names: str) -> str:
     return ""
 
 
+def universe_of(config: Config) -> tuple[str, ...]:
+    """The symbols for live data: of the universe file, else the packaged universe. Raises DolphinError."""
+    from dolphin.market.universe import default_universe, read_universe, take_assets
+
+    file = config["universe"]
+    found = read_universe(Path(file)) if file else default_universe()
+    assets = config["assets"] if config.given("assets") else None
+    return take_assets(found, assets, file or "the packaged universe")[0]
+
+
+def open_live(config: Config, path: str | None, base_url: str | None, *, backfill: bool) -> Feed:
+    """The exchange's live prices. Raises DolphinError, UsageError without the feeds extra."""
+    if path:
+        raise UsageError(f"{path}: the binance feed takes no PATH; did you mean --feed recorded?")
+    if unused := unused_options(config, "seed", "days", "edge_bps"):
+        raise UsageError(f"{unused} is for the synthetic market, live prices have none; leave it out")
+    from dolphin.feeds.prices import BinancePrices
+
+    return BinancePrices(universe_of(config), base_url=base_url, backfill=backfill)
+
+
 def open_feed(config: Config, path: str | None) -> Feed:
-    """The feed that the configuration names. Raises DolphinError."""
+    """The feed that the configuration names, with its past at hand. Raises DolphinError."""
     universe = Path(config["universe"]) if config["universe"] else None
     assets = config["assets"] if config.given("assets") else None
     if config["feed"] == "recorded":
@@ -126,6 +147,11 @@ def open_feed(config: Config, path: str | None) -> Feed:
             return open_recorded(Path(path), universe=universe, assets=assets)
         except PartialDayError as error:
             raise DataError(f"{error}, or give the PATH of a day's file that is whole") from error
+    if config["feed"] == "binance":
+        raise UsageError(
+            "live prices have no past and no end; they are for `dolphin run`. Get a recording with "
+            "`dolphin data download` and give --feed recorded PATH"
+        )
     if path:
         raise UsageError(f"{path}: the {config['feed']} feed takes no PATH; did you mean --feed recorded?")
     if unused_options(config, "universe"):

@@ -23,8 +23,13 @@ RAW_FOLDER: Final = "ob_raw"
 WAITING_MAX_BYTES: Final = 64 * 1024 * 1024
 _SYMBOL: Final = re.compile(r'"s":\s*"([A-Z0-9_]{2,24})"')
 _ASKED: Final = re.compile(r"[?&]symbol=([A-Z0-9_]{2,24})")
-_EVENT: Final = re.compile(r'"e":\s*"(depthUpdate|bookTicker)"')
-_KINDS: Final = {"depthUpdate": DEPTH, "bookTicker": BOOK_TICKER}
+_EVENT: Final = re.compile(r'"e":\s*"(depthUpdate|bookTicker|aggTrade|markPriceUpdate)"')
+_KINDS: Final = {
+    "depthUpdate": DEPTH,
+    "bookTicker": BOOK_TICKER,
+    "aggTrade": "aggTrade",
+    "markPriceUpdate": "markPrice",
+}
 
 
 class RawRecorder:
@@ -45,7 +50,7 @@ class RawRecorder:
         self.n_dropped = self.n_written = 0
 
     def hear(self, recv_ns: int, kind: str, text: str, address: str) -> None:
-        """Keep a text: kind is `frame` or `snapshot`; a frame that is no message of a book is left out."""
+        """Keep a text: kind is `frame` or `snapshot`; a frame that is no message of a market is left out."""
         if kind == SNAPSHOT:
             symbol = _ASKED.search(address)
         else:

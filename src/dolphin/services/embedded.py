@@ -35,6 +35,8 @@ from dolphin.scan.scanner import Path as ScanPath
 from dolphin.scan.warm import warm as warm_scanner
 from dolphin.services.book_senses import MOCK, Together, books_identity, open_books
 from dolphin.services.forewarner_gate import NO_FOREWARNER, Assessor, due, publish_verdict
+from dolphin.services.kill_switch import KillSwitch
+from dolphin.services.live_hold import WarmupHold
 from dolphin.services.pipeline import RING_FILE, ScanPipeline
 from dolphin.services.senses import SYNTHETIC, Senses, SyntheticOrgans
 from dolphin.services.trader import Trader
@@ -60,6 +62,10 @@ class RunSettings:
     books: str = ""
     #: The synthetic market's own factors; only its feed has them.
     factors: bool = False
+    #: A live feed: real clock, scans flushed, late ones refused.
+    live: bool = False
+    #: Entries from windows that are mostly back-filled.
+    trade_backfilled: bool = False
 
     def identity(self, feed: Feed) -> Identity:
         """The settings that decide the decisions."""
@@ -96,6 +102,8 @@ OnStep = Callable[[Step], None]
 
 SYNTHETIC_BOOKS = "Order books are the synthetic market's own: ranking, confidence, size and exits use them."
 SYNTHETIC_FACTORS = "The circuit breaker hears the synthetic market's own factors, minute by minute."
+#: The operator's switch of a live run, in its folder; written as `dolphin halt` writes a system's.
+SWITCH_FILE = "kill_switch.json"
 PAPER = "Paper: fills are modelled, no order left this machine."
 
 
@@ -181,7 +189,7 @@ class _Run:
         self.begun = settings.folder / JOURNAL_FILE not in made
         stack.callback(self._forget, made)
         self.pipeline = stack.enter_context(
-            contextlib.closing(ScanPipeline(feed, settings.folder, settings.scan_path))
+            contextlib.closing(ScanPipeline(feed, settings.folder, settings.scan_path, live=settings.live))
         )
         self.grid = stack.enter_context(contextlib.closing(InProcessGrid("inline")))
         self.typed = TypedGrid(self.grid)
@@ -207,6 +215,8 @@ class _Run:
             on_step=on_step,
             forewarner=settings.forewarner,
             senses=self.senses,
+            clock=time.time_ns if settings.live else None,
+            switch=self._switch(),
         )
         stack.callback(trader.stop_listening)
         write_settings(settings.folder, settings.identity(self.feed).recorded(), self.feed.symbols)
@@ -224,6 +234,16 @@ class _Run:
         trader.catch_up()
         trader.start()
         return trader
+
+    def _switch(self) -> KillSwitch | None:
+        """A live run's own switch, which holds entries while its windows are mostly back-filled."""
+        if not self.settings.live:
+            return None
+        path = self.settings.folder / SWITCH_FILE
+        bars = getattr(self.feed, "live_bars", None)
+        if bars is None or self.settings.trade_backfilled:
+            return KillSwitch(path)
+        return WarmupHold(path, lambda: int(getattr(self.feed, "live_bars", 0)), time.time_ns())
 
     def _senses(self) -> Senses | None:
         settings, feed = self.settings, self.feed
