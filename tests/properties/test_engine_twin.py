@@ -24,6 +24,7 @@ from dolphin.engine.state import EngineOptions
 
 #: Fields that a host hands through, which the twin does not know.
 HANDED_THROUGH = {
+    "esof",
     "timestamp_ns",
     "scan_number",
     "books",
