@@ -85,11 +85,13 @@ async def ask_klines(
     from ccxt.base.errors import BadRequest, BadSymbol, ExchangeError, NetworkError  # type: ignore[import-untyped]
 
     schedule = Schedule(pace, f"klines:{symbol}")
+    # What is asked costs by its limit: less than 100 klines are weight 1.
+    limit = max(1, min(PAGE, -(-(end_ms - begin_ms) // INTERVALS_MS[interval])))
     while True:
         try:
             answer = await exchange.fapiPublicGetKlines(
                 {"symbol": symbol, "interval": interval, "startTime": begin_ms, "endTime": end_ms - 1,
-                 "limit": PAGE}
+                 "limit": limit}
             )  # fmt: skip
             return _rows(answer, symbol, begin_ms, end_ms)
         except (BadSymbol, BadRequest) as error:

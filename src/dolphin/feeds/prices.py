@@ -31,6 +31,7 @@ from dolphin.domain.clock import NS_PER_S
 from dolphin.domain.errors import ConfigError, DataError, DolphinError, plural
 from dolphin.domain.scan import WARMUP_PRICES
 from dolphin.feeds.client import PublicBinance, base_address, make_exchange
+from dolphin.feeds.klines import PACE as KLINES_PACE
 from dolphin.feeds.klines import closes_of
 from dolphin.feeds.polling import Pace
 from dolphin.feeds.price_board import NS_PER_MS, PriceBoard, warmup_bars
@@ -106,6 +107,7 @@ class BinancePrices:
         check_every_s: float = 1.0,
         pace: Pace = PACE,
         start_s: float = START_S,
+        klines_pace: Pace = KLINES_PACE,
     ) -> None:
         self.symbols = tuple(symbols)
         self.interval_ns = interval_ns
@@ -123,7 +125,7 @@ class BinancePrices:
         self._keeping: dict[str, Any] = {
             "silent_s": silent_s, "life_s": life_s, "check_every_s": check_every_s, "pace": pace,
         }  # fmt: skip
-        self._start_s = start_s
+        self._start_s, self._klines_pace = start_s, klines_pace
         self._closes: dict[str, dict[int, float]] = {}
         self._absent: tuple[str, ...] = ()
         self._thread: threading.Thread | None = None
@@ -167,6 +169,9 @@ class BinancePrices:
             )
         if self.counts["refused"]:
             notes.append(f"{plural(self.counts['refused'], 'message')} of the exchange could not be read.")
+        if stale := self.board.stale.most_common(3):
+            some = ", ".join(f"{symbol} in {plural(n, 'bar')}" for symbol, n in stale)
+            notes.append(f"Without a trade within {self.board.fresh_ns / NS_PER_S:g} s and stale: {some}.")
         kept = self.keeper.counts if self.keeper else Counter()
         if kept["errors"]:
             told = f"{kept['silent']} silent, {kept['renewals']} by plan"
@@ -203,6 +208,8 @@ class BinancePrices:
                 due_ns += missed * step
             self.counts["bars"] += 1
             self.live_bars += 1
+            if self._failure is not None:
+                raise self._failure
             yield self.board.close_bar(due_ns)
             due_ns += step
 
@@ -240,8 +247,7 @@ class BinancePrices:
             life.cancel()
             (error,) = await asyncio.gather(life, return_exceptions=True)
             if not ended.done():
-                told = error if isinstance(error, DolphinError) else DataError(f"prices broke off: {error!r}")
-                self._failure = told
+                self._failure = _told(error)
                 self._ready.set()
         finally:
             ended.cancel()
@@ -280,7 +286,9 @@ class BinancePrices:
                 now_ms = self._now_ns() // NS_PER_MS
                 begin_ms = now_ms - (WARMUP_PRICES * self.interval_ns) // NS_PER_MS
                 for symbol in names:
-                    self._closes[symbol] = await closes_of(exchange, symbol, begin_ms, now_ms)
+                    self._closes[symbol] = await closes_of(
+                        exchange, symbol, begin_ms, now_ms, pace=self._klines_pace
+                    )
             self._ready.set()
 
     async def _once(self, keeper: StreamKeeper, name: str, ask: Callable[[], Any]) -> None:
@@ -324,3 +332,10 @@ class BinancePrices:
             # By the exchange's own time, told on our clock: what was old when it came is stale.
             event_ns = trade.T * NS_PER_MS - int((self.skew_s or 0.0) * NS_PER_S)
             self.board.hear(trade.s, trade.p, event_ns)
+
+
+def _told(error: BaseException | None) -> DolphinError:
+    """What ended the connections, as one error of ours; a group is told by its first."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error if isinstance(error, DolphinError) else DataError(f"live prices broke off: {error!r}")

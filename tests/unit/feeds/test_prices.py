@@ -164,6 +164,7 @@ def test_a_symbol_without_trades_is_stale_and_a_machine_that_stood_still_leaves_
     later = next(stage.bars)
     assert later.timestamp_ns - first.timestamp_ns > 60 * NS_PER_S
     assert later.timestamp_ns > bars[-1].timestamp_ns
+    assert any("stale" in note and BTC in note for note in stage.feed.notes)
     assert 11 <= stage.feed.counts["bars_missed"] <= 12
     assert any("could not be closed in time" in note for note in stage.feed.notes)
 
@@ -236,6 +237,20 @@ def test_an_exchange_that_refuses_at_first_is_asked_again(exchange: LoopbackExch
     assert np.isnan(first.prices[1])
     assert any("not traded" in note and ETH in note for note in stage.feed.notes)
     stage.feed.close()
+
+
+def test_a_warm_up_without_klines_is_one_line_and_not_needed(exchange: LoopbackExchange) -> None:
+    exchange.faults.add("status", path=KLINES, value=500)
+    with_klines = Stage(exchange, klines_pace=PACE)
+    with pytest.raises(DataError, match="BTCUSDT: no klines after 6 tries"):
+        next(with_klines.bars)
+    with_klines.feed.close()
+    without = Stage(exchange, backfill=False)
+    bar = live(without)
+    assert without.feed.live_bars == 1
+    assert not np.isnan(bar.prices).any()
+    assert any("first scan comes after 63 minutes" in note for note in without.feed.notes)
+    without.feed.close()
 
 
 def test_an_exchange_that_is_away_is_one_line(exchange: LoopbackExchange) -> None:
