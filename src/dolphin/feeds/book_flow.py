@@ -156,6 +156,9 @@ class BookFlow:
     # on the loop
 
     def _run(self) -> None:
+        # Kernels are compiled before any socket is open: no ping goes unanswered meanwhile.
+        level = (np.array([1.0]), np.array([1.0]))
+        book_snapshot(0, level, (np.array([2.0]), level[1]))
         asyncio.run(self._main())
 
     async def _main(self) -> None:

@@ -60,7 +60,7 @@ class Stage:
 
     def wait(self, condition: Any) -> None:
         # Not the exchange's own wait: it holds a lock that `truth` waits for.
-        end, pause = time.monotonic() + 10.0, threading.Event()
+        end, pause = time.monotonic() + 30.0, threading.Event()
         while not condition():
             assert time.monotonic() < end, f"it did not happen in time: {self.flow.counts}"
             pause.wait(0.005)
@@ -78,7 +78,7 @@ class Stage:
 
 @pytest.fixture
 def x() -> Iterator[LoopbackExchange]:
-    with LoopbackExchange(SyntheticMarket(2, seed=7), life_s=60.0) as running:
+    with LoopbackExchange(SyntheticMarket(2, seed=7), life_s=180.0) as running:
         yield running
         assert running.meter.forbidden == []
 
@@ -90,7 +90,7 @@ def stage(x: LoopbackExchange) -> Iterator[Stage]:
     made.all_true()
     yield made
     made.flow.stop()
-    assert x.meter.connections == 0
+    made.wait(lambda: x.meter.connections == 0)
 
 
 def test_books_are_the_exchanges_on_one_connection(stage: Stage) -> None:

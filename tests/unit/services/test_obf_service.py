@@ -50,7 +50,8 @@ class BookSystem(RiskSystem):
 
     def until(self, condition: Callable[[], object]) -> None:
         """Tick at the exchange's time, every book moving, until it holds."""
-        end, pause = time.monotonic() + 15.0, threading.Event()
+        # Long enough for a cold cache of kernels.
+        end, pause = time.monotonic() + 60.0, threading.Event()
         while not condition():
             assert time.monotonic() < end, f"it did not happen in time: {self.obf.gauges()}"
             self.x.step(1)
@@ -61,7 +62,7 @@ class BookSystem(RiskSystem):
 
 @pytest.fixture
 def x() -> Iterator[LoopbackExchange]:
-    with LoopbackExchange(SyntheticMarket([BTC, "ETHUSDT"], seed=7), life_s=60.0) as running:
+    with LoopbackExchange(SyntheticMarket([BTC, "ETHUSDT"], seed=7), life_s=180.0) as running:
         yield running
         assert running.meter.forbidden == []
 
@@ -72,7 +73,7 @@ def system(tmp_path: Path, x: LoopbackExchange) -> Iterator[BookSystem]:
     yield made
     made.obf.stop()
     made.close()
-    assert x.meter.connections == 0
+    x.wait(lambda: x.meter.connections == 0)
 
 
 def test_books_and_features_reach_the_grid_and_are_recorded(system: BookSystem) -> None:
