@@ -32,7 +32,7 @@ _EPILOG = """examples:
   dolphin data build --feed recorded prices.parquet --out CACHE
   dolphin data build --scans runs/RUN --out CACHE
   dolphin data books RAW.parquet --out ROWS.parquet
-  dolphin data download --symbols BTCUSDT,ETHUSDT --from 2026-11-01 --out K.parquet
+  dolphin data download --symbols BTCUSDT --from 2026-11-01 --out K.parquet
 """
 
 _BUILD_EPILOG = """examples:

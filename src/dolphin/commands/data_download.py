@@ -12,8 +12,8 @@ from dolphin.commands.shared import plural, print_json, say, stop_on_signal, tel
 from dolphin.domain.errors import UsageError
 
 _EPILOG = """examples:
-  dolphin data download --symbols BTCUSDT,ETHUSDT --from 2026-11-01 --out K.parquet
-  dolphin data download --universe symbols.csv --interval 5m --from 2026-11-01T12:00 --out K.parquet
+  dolphin data download --symbols BTCUSDT --from 2026-11-01 --out K.parquet
+  dolphin data download --universe U.csv --from 2026-11-01T12:00 --out K.parquet
 
 Columns: ts (opening time), symbol, open, high, low, close, volume. Nothing is
 filled: a kline that the exchange does not have is a missing row, and named. The

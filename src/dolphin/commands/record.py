@@ -18,9 +18,9 @@ _EPILOG = """examples:
   dolphin record --out live --symbols BTCUSDT,ETHUSDT --minutes 60
   dolphin data books live --symbol BTCUSDT --out ROWS.parquet
 
-Streams: book differences every 100 ms with snapshots, best bid and ask, aggregate
-trades, mark price; texts exactly as received. Parts are written once a minute, by
-UTC day, and never removed. Ctrl-C ends in order.
+Streams: book differences every 100 ms with snapshots, best bid and ask,
+aggregate trades, mark price; texts as received. Parts are written once a
+minute, by UTC day, and never removed. Ctrl-C ends in order.
 """
 
 

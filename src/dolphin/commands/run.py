@@ -39,9 +39,9 @@ _EPILOG = """examples:
 
 A recording is a Parquet file, wide (ts and one close column per symbol) or long
 (ts, symbol, close), or a scan cache. --resume goes on after a stop or a crash.
-binance trades on paper on live public prices, a bar every 5 s. Its warm-up of 751
-bars comes from one-minute klines; --bars counts them too. No entry is decided
-before more than half of the longest window is live: 376 bars, 31 minutes.
+binance trades on paper on live public prices, a bar every 5 s. Its warm-up of
+751 bars comes from one-minute klines; --bars counts them too. No entry is
+decided until most of the longest window is live: 376 bars, 31 minutes.
 Fills are modelled: no order leaves this machine.
 """
 
