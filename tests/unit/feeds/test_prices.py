@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from dolphin.domain.bar import Bar
 from dolphin.domain.clock import NS_PER_S
 from dolphin.domain.errors import ConfigError, DataError, UsageError
 from dolphin.domain.scan import WARMUP_PRICES
+from dolphin.feeds import klines
 from dolphin.feeds.klines import download
 from dolphin.feeds.polling import Pace
 from dolphin.feeds.price_board import PriceBoard, warmup_bars
@@ -68,7 +70,7 @@ class Stage:
             last = self.feed.board._last
             return all(last[name][1] == line.last_price for name, line in self.x.line_of.items())
 
-        self.x.wait(lambda: self.x.meter.subscriptions.get("ethusdt@aggTrade", 0) == 1)
+        self.x.wait(lambda: self.x.meter.subscriptions.get("ethusdt@aggTrade", 0) >= 1)
         until(moved)
         until(arrived)
 
@@ -173,7 +175,7 @@ def test_a_symbol_without_trades_is_stale_and_a_machine_that_stood_still_leaves_
 def test_a_lost_connection_is_made_anew(stage: Stage, abort: bool) -> None:
     live(stage)
     assert stage.x.disconnect(abort=abort) == 1
-    until(lambda: stage.x.meter.connections_opened == 2)
+    until(lambda: stage.x.meter.connections_opened >= 2)
     bar = next(stage.bars)
     assert not np.isnan(bar.prices).any()
     assert stage.feed.keeper is not None
@@ -186,7 +188,7 @@ def test_a_silent_socket_is_dead_within_30_s_and_an_old_one_is_renewed(stage: St
     assert keeper is not None
     silence = stage.x.faults.add("silence", stream="*")
     stage.mono_ahead_ns += 29 * NS_PER_S
-    until(lambda: keeper.counts["silent"] == 1)
+    until(lambda: keeper.counts["silent"] >= 1)
     stage.x.faults.clear(silence)
     until(lambda: stage.x.meter.connections_opened >= 2)
     stage.trades()
@@ -196,8 +198,8 @@ def test_a_silent_socket_is_dead_within_30_s_and_an_old_one_is_renewed(stage: St
     # Its life passes while data keep coming.
     keeper._silent_ns = 2**62
     stage.mono_ahead_ns += 24 * 3_600 * NS_PER_S
-    until(lambda: keeper.counts["renewals"] == 1)
-    until(lambda: stage.x.meter.connections_opened == opened + 1)
+    until(lambda: keeper.counts["renewals"] >= 1)
+    until(lambda: stage.x.meter.connections_opened > opened)
 
 
 @pytest.mark.parametrize("value", ["text", "broken", "binary", "fields", "nan", "huge"])
@@ -287,6 +289,25 @@ def test_download_is_paged_resumed_and_readable(exchange: LoopbackExchange, tmp_
     assert feed.n_bars == 2_500
     assert feed.interval_ns == 60 * NS_PER_S
     assert not feed.rejections
+
+
+def test_klines_that_the_exchange_does_not_have_are_missing_rows_and_named(
+    exchange: LoopbackExchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = int(time.time() * 1_000) // MINUTE * MINUTE - MINUTE
+    whole = klines._rows
+    lost = {end - 20 * MINUTE, end - 19 * MINUTE}
+
+    def holed(answer: Any, symbol: str, begin_ms: int, end_ms: int) -> list[tuple[float, ...]]:
+        rows = whole(answer, symbol, begin_ms, end_ms)
+        return [row for row in rows if symbol == BTC and row[0] not in lost]
+
+    monkeypatch.setattr(klines, "_rows", holed)
+    out = tmp_path / "k.parquet"
+    result = download((BTC, ETH), "1m", end - 60 * MINUTE, end, out, base_url=exchange.url, pace=PACE)
+    assert result.rows == 58
+    assert [gap.n_missing for gap in result.gaps[BTC]] == [2]
+    assert result.absent == (ETH,)
 
 
 def test_download_refuses_in_one_line(exchange: LoopbackExchange, tmp_path: Path) -> None:
