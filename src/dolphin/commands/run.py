@@ -77,7 +77,7 @@ def default_folder(set_name: str, feed: str) -> Path:
 def books_of(config: Config) -> str:
     """Where a run's order books come from; empty for none."""
     if config["books"] == "auto":
-        return "synthetic" if config["feed"] == "synthetic" else ""
+        return str(config["feed"]) if config["feed"] in ("synthetic", "binance") else ""
     return "" if config["books"] == "off" else str(config["books"])
 
 
@@ -141,6 +141,7 @@ def execute(args: argparse.Namespace) -> int:
         factors=config["factors"] == "auto" and config["feed"] == "synthetic",
         live=config["feed"] == "binance",
         trade_backfilled=args.trade_backfilled or args.no_backfill,
+        base_url=args.base_url,
     )
     check(feed, settings)
     if not args.json:

@@ -1,4 +1,4 @@
-"""A trader's books from a provider, read once a bar: the grid's near view, a recording, or the mock's.
+"""A trader's books from a provider, read once a bar: the grid's near view, the exchange, a recording, mocks.
 
 Entry points: `BookSenses`, `Together`, `open_books`. Until any book of the universe was heard the trader has
 no books at all, and its decisions say `absent`; from the first one on a silence shows as `degraded`.
@@ -17,23 +17,35 @@ from dolphin.domain.errors import ConfigError
 from dolphin.domain.scan import ScanRow
 from dolphin.orderbook.arrivals import read_snapshots
 from dolphin.orderbook.fold import FRESH, Arrivals
+from dolphin.orderbook.guards import GuardRules
 from dolphin.orderbook.provider import BookProvider
 from dolphin.services.senses import Senses
 
 MOCK: Final = "mock"
+BINANCE: Final = "binance"
+#: Kind of the journal's events that say what went wrong with books.
+BOOKS: Final = "books"
 _HEARD: Final = b"heard"
 _RECORDED: Final = "recorded"
 
 
 class BookSenses:
-    """See `dolphin.services.senses.Senses`; close is what ends the provider's listening."""
+    """See `dolphin.services.senses.Senses`.
+
+    close is what ends the provider's listening, news what went wrong with it since the last call.
+    """
 
     def __init__(
-        self, provider: BookProvider, symbols: Sequence[str], close: Callable[[], None] = lambda: None
+        self,
+        provider: BookProvider,
+        symbols: Sequence[str],
+        close: Callable[[], None] = lambda: None,
+        news: Callable[[], Sequence[tuple[str, str]]] = lambda: (),
     ) -> None:
         self._provider = provider
         self._symbols = tuple(symbols)
         self._close = close
+        self._news = news
         self._heard = False
 
     @property
@@ -52,9 +64,9 @@ class BookSenses:
         """See `Senses.pass_over`."""
         self._heard = self._heard or read is not None
 
-    def take_news(self) -> list[str]:
+    def take_news(self) -> list[tuple[str, str]]:
         """See `Senses.take_news`."""
-        return []
+        return [(BOOKS, line) for _, line in self._news()]
 
     def state(self) -> bytes:
         """See `Senses.state`."""
@@ -95,7 +107,7 @@ class Together:
         self._factors.pass_over(row, stress, read)
         self._books.pass_over(row, stress, read)
 
-    def take_news(self) -> list[str]:
+    def take_news(self) -> list[tuple[str, str]]:
         """See `Senses.take_news`."""
         return [*self._factors.take_news(), *self._books.take_news()]
 
@@ -116,12 +128,12 @@ class Together:
 
 
 def books_identity(books: str) -> str:
-    """What decides a run's books, for its settings: `mock`, or a recording's content and folder.
+    """What decides a run's books, for its settings: `mock`, `binance`, or a recording's content and folder.
 
-    books is `mock` or the folder of a recording. Raises ConfigError where there is none.
+    books is one of the words, or the folder of a recording. Raises ConfigError where there is none.
     """
-    if books == MOCK:
-        return MOCK
+    if books in (MOCK, BINANCE):
+        return books
     folder = Path(books)
     parts = sorted(folder.glob("date=*/part-*.parquet"))
     if not parts:
@@ -141,12 +153,26 @@ def books_named(identity: str) -> str:
     return identity.split(":", 2)[2] if identity.startswith(f"{_RECORDED}:") else identity
 
 
-def open_books(books: str, symbols: Sequence[str]) -> BookSenses:
-    """The senses of `mock`, or of a folder of recorded snapshots. Raises DataError and StoreError."""
+def open_books(
+    books: str, symbols: Sequence[str], base_url: str | None = None, rules: GuardRules | None = None
+) -> BookSenses:
+    """The senses of `mock`, of `binance` live, or of a folder of recorded snapshots.
+
+    base_url is another address than the exchange's own, rules those of its guards. Raises DataError and
+    StoreError for a recording, UsageError where the feeds extra is missing.
+    """
     if books == MOCK:
         from dolphin.orderbook.mock import MockBooks
 
         return BookSenses(MockBooks(), symbols)
+    if books == BINANCE:
+        from dolphin.feeds.book_flow import BookFlow
+        from dolphin.feeds.book_view import BookView
+
+        view = BookView()
+        flow = BookFlow(symbols, view, base_url=base_url, rules=rules)
+        flow.start()
+        return BookSenses(view, symbols, flow.stop, flow.notices)
     from dolphin.market.recorded_books import RecordedBooks
 
     return BookSenses(RecordedBooks(books), symbols)

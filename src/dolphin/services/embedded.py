@@ -33,7 +33,7 @@ from dolphin.market.scan_store import ScanStore
 from dolphin.market.synthetic import SyntheticFeed
 from dolphin.scan.scanner import Path as ScanPath
 from dolphin.scan.warm import warm as warm_scanner
-from dolphin.services.book_senses import MOCK, Together, books_identity, open_books
+from dolphin.services.book_senses import BINANCE, MOCK, Together, books_identity, open_books
 from dolphin.services.forewarner_gate import NO_FOREWARNER, Assessor, due, publish_verdict
 from dolphin.services.kill_switch import KillSwitch
 from dolphin.services.live_hold import WarmupHold
@@ -66,6 +66,8 @@ class RunSettings:
     live: bool = False
     #: Entries from windows that are mostly back-filled.
     trade_backfilled: bool = False
+    #: Another address than the exchange's own, for its books.
+    base_url: str | None = None
 
     def identity(self, feed: Feed) -> Identity:
         """The settings that decide the decisions."""
@@ -194,6 +196,8 @@ class _Run:
         self.grid = stack.enter_context(contextlib.closing(InProcessGrid("inline")))
         self.typed = TypedGrid(self.grid)
         self.senses = self._senses()
+        if self.senses is not None:
+            stack.callback(self.senses.close)
         self.progress = Progress(bars_total=feed.n_bars)
         self._verdict_ns: int | None = None
 
@@ -248,7 +252,7 @@ class _Run:
     def _senses(self) -> Senses | None:
         settings, feed = self.settings, self.feed
         other = settings.books not in ("", SYNTHETIC)
-        books = open_books(settings.books, feed.symbols) if other else None
+        books = open_books(settings.books, feed.symbols, settings.base_url) if other else None
         own_books = settings.books == SYNTHETIC
         if not (own_books or settings.factors):
             return books
@@ -397,6 +401,8 @@ def _told_of(books: str) -> str:
     """One sentence on a run's books."""
     if books == MOCK:
         return "Order books are mocked: they lean one way and never move. Its results mean nothing."
+    if books == BINANCE:
+        return "Order books are live from Binance; a minute passes before the first are believed."
     if books in ("", SYNTHETIC):
         return SYNTHETIC_BOOKS if books else NO_BOOKS
     return f"Order books are those recorded in {books}."

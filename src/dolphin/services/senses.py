@@ -16,6 +16,7 @@ from dolphin.domain.scan import ScanRow
 from dolphin.grid.payloads import AcbBoost, ExfPayload
 from dolphin.grid.topics import ACB_BOOST, EXF
 from dolphin.grid.typed import TypedGrid
+from dolphin.host.finish import BREAKER
 from dolphin.market.synthetic import SyntheticFeed
 from dolphin.market.synthetic_senses import Sensed, SyntheticSenses
 from dolphin.orderbook.fold import FRESH, MISSING, Arrivals, admit, new_arrivals
@@ -53,8 +54,8 @@ class Senses(Protocol):
     def pass_over(self, row: ScanRow, stress: float | None, read: Arrivals | None) -> None:
         """A bar that was decided before, and what was read of the books then."""
 
-    def take_news(self) -> list[str]:
-        """Sentences for the journal since the last call: what was judged anew."""
+    def take_news(self) -> list[tuple[str, str]]:
+        """(kind, sentence) for the journal's events since the last call: what was judged, what failed."""
 
     def state(self) -> bytes:
         """Everything that is remembered."""
@@ -97,7 +98,7 @@ class SyntheticOrgans:
         self._senses = SyntheticSenses(feed)
         self._remembered = _Remembered()
         self._published: Judgement | None = None
-        self._news: list[str] = []
+        self._news: list[tuple[str, str]] = []
         self._newest: Sensed | None = None
 
     def sense(self, row: ScanRow, now_ns: int, stress: float | None) -> Arrivals | None:
@@ -111,7 +112,7 @@ class SyntheticOrgans:
         """See `Senses.pass_over`."""
         self._advance(row, stress, tell=False)
 
-    def take_news(self) -> list[str]:
+    def take_news(self) -> list[tuple[str, str]]:
         """See `Senses.take_news`."""
         taken, self._news = self._news, []
         return taken
@@ -151,7 +152,7 @@ class SyntheticOrgans:
         if tell and judged is not None:
             self._publish(judged, breaker, row.timestamp_ns)
             if before is None or _verdict(before) != _verdict(judged):
-                self._news.append(told(judged))
+                self._news.append((BREAKER, told(judged)))
         self._remembered = _Remembered(breaker, judged, row.timestamp_ns)
         return newest
 

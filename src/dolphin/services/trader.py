@@ -53,7 +53,6 @@ from dolphin.grid.payloads import (
 from dolphin.grid.port import GridError, Subscription
 from dolphin.grid.topics import ENGINE_SNAPSHOT, LAST_TRADE, PNL_DAY, SCAN, SIGNAL, STATE
 from dolphin.grid.typed import TypedGrid
-from dolphin.host.finish import BREAKER
 from dolphin.host.inputs import HostInputs
 from dolphin.host.readings import pack, unpack
 from dolphin.host.session import SCAN_AGE_MAX_NS, OpenTrade, Session, SessionState, Step
@@ -464,8 +463,8 @@ class Trader:
                 self.counts["scans_stale"] += 1
                 text = f"scan {row.scan_number} came {late_s:.1f} s late: no entry, exits are managed"
                 self.journal.add_event(row.timestamp_ns, "stale_scan", text)
-            for text in news:
-                self.journal.add_event(row.timestamp_ns, BREAKER, text)
+            for kind, text in news:
+                self.journal.add_event(row.timestamp_ns, kind, text)
             if switched:
                 text = "lifted" if switch is None else switch.told()
                 self.journal.add_event(row.timestamp_ns, "kill_switch", text)
