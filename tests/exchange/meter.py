@@ -64,7 +64,7 @@ class Meter:
         with self._changed:
             self._changed.notify_all()
 
-    def wait(self, condition: Callable[[], Any], timeout_s: float = 10.0) -> None:
+    def wait(self, condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
         """Return when `condition()` is true. Raises TimeoutError with the state after `timeout_s`."""
         give_up = time.monotonic() + timeout_s
         with self._changed:

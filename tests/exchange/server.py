@@ -160,7 +160,7 @@ class LoopbackExchange:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def call(self, work: Callable[[], T], timeout_s: float = 10.0) -> T:
+    def call(self, work: Callable[[], T], timeout_s: float = 60.0) -> T:
         """The result of `work`, done on the server's loop."""
 
         async def job() -> T:
@@ -217,7 +217,7 @@ class LoopbackExchange:
         self.faults.clear()
         self.skew(0)
 
-    def wait(self, condition: Callable[[], Any], timeout_s: float = 10.0) -> None:
+    def wait(self, condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
         """See `Meter.wait`."""
         self.meter.wait(condition, timeout_s)
 

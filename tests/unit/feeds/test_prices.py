@@ -75,7 +75,7 @@ class Stage:
         until(arrived)
 
 
-def until(true: Callable[[], bool], timeout_s: float = 15.0) -> None:
+def until(true: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Bounded wait for something that another thread does."""
     end = time.monotonic() + timeout_s
     pause = threading.Event()

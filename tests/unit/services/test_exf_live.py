@@ -55,7 +55,7 @@ def system(tmp_path: Path, exchange: LoopbackExchange) -> Iterator[RiskSystem]:
     made.close()
 
 
-def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+def until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
     end, pause = time.monotonic() + timeout_s, threading.Event()
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
