@@ -39,7 +39,7 @@ from dolphin.orderbook.engine import BookEngine
 from dolphin.orderbook.fold import FEATURE_NAMES
 from dolphin.orderbook.snapshot import BANDS, BookSnapshot
 
-_PART: Final = re.compile(r"part-(\d{6,})\.parquet")
+_PART: Final = re.compile(r"part-(\d{3,})\.parquet")
 _DAY: Final = re.compile(r"date=(\d{4}-\d{2}-\d{2})")
 _SCALARS: Final = (*COVERAGE_COLUMNS, *VISIBLE_COLUMNS)
 
@@ -152,13 +152,15 @@ def market_table(engine: BookEngine, now_ns: int) -> pa.Table:
 class PartWriter:
     """Parts under `<folder>/date=YYYY-MM-DD/`, one file for each day of each `write`.
 
-    stamp names the column of instants by which rows are dealt to days.
+    stamp names the column of instants by which rows are dealt to days; digits is the least length of a part's
+    number, 3 or more.
     """
 
-    def __init__(self, folder: Path | str, schema: pa.Schema, stamp: str = "ts") -> None:
+    def __init__(self, folder: Path | str, schema: pa.Schema, stamp: str = "ts", digits: int = 6) -> None:
         self.folder = Path(folder)
         self.schema = schema
         self._stamp = stamp
+        self._digits = digits
         self._next: dict[str, int] = {}
 
     def write(self, tables: Sequence[pa.Table]) -> list[Path]:
@@ -184,7 +186,7 @@ class PartWriter:
             if day not in self._next:
                 numbers = [int(m[1]) for p in folder.iterdir() if (m := _PART.fullmatch(p.name))]
                 self._next[day] = max(numbers, default=-1) + 1
-            path = folder / f"part-{self._next[day]:06d}.parquet"
+            path = folder / f"part-{self._next[day]:0{self._digits}d}.parquet"
             hidden = folder / f".{path.name}.{os.getpid()}.tmp"
             try:
                 with hidden.open("wb") as file:
