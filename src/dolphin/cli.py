@@ -54,6 +54,7 @@ COMMANDS: Final = {
     "exf": "service: external factors, live or recorded",
     "esof": "service: esoteric factors, from calendar, sky and closed trades",
     "books": "service: order books live from the exchange, their features every 100 ms",
+    "universe": "service: health of all books once a minute; pick the symbols to trade",
     "watchdog": "service: the survival stack and its posture",
     "health": "service: meta-health, which heals what is stopped",
     "oracle": "service: certifies one live scan of many again",
