@@ -64,7 +64,7 @@ def judge_top(bids: Sequence[Level], asks: Sequence[Level]) -> Top | str:
         return TOO_MANY
     for side in (bids, asks):
         for price, quantity in side:
-            if not (math.isfinite(price) and math.isfinite(quantity)):
+            if not (_is_finite(price) and _is_finite(quantity)):
                 return NOT_FINITE
             if price <= 0.0 or quantity <= 0.0:
                 return NOT_POSITIVE
@@ -82,9 +82,13 @@ def judge_top(bids: Sequence[Level], asks: Sequence[Level]) -> Top | str:
             volumes[k] += quantity
             if lowest <= price <= highest:
                 depth += price * quantity
-    if not math.isfinite(volumes[0] + volumes[1] + depth):
+    if not _is_finite(volumes[0] + volumes[1] + depth):
         return NOT_FINITE
     return Top(bid, ask, volumes[0], volumes[1], depth, len(bids), len(asks))
+
+
+def _is_finite(value: float) -> bool:
+    return -math.inf < value < math.inf
 
 
 class References:
