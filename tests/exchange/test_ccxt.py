@@ -6,6 +6,7 @@ What ccxt does by itself is pinned here, too: a new version that changes it has 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import pairwise
@@ -311,7 +312,10 @@ def test_a_server_that_is_down_is_told_and_comes_back() -> None:
         s.x.disconnect()
         await s.until(lambda: s.x.meter.connections == 0)
         await s.fails(NetworkError, s.client.watch_order_book(BTC))
-        await s.fails(NetworkError, s.client.watch_order_book(BTC))
+        # The loss and the refused handshake are two errors, or one where the loss was known before.
+        while s.x.meter.faults_fired["status"] < 2:
+            with contextlib.suppress(NetworkError):
+                await s.client.watch_order_book(BTC)
         s.client.forget_book(BTC)
         await s.book()
         await s.caught_up()
