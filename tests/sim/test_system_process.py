@@ -12,10 +12,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from toy_system import ask, events, make_home, spawn, until
 
-from dolphin.services.claims import try_hold
+from dolphin.services.claims import ClaimError, check_manager, try_hold
 from dolphin.services.home import Home
 from dolphin.services.metrics import read_port
 
@@ -199,6 +200,21 @@ def test_service_beside_a_manager_of_its_home_is_refused(home: Home, start: Star
     claim.let_go()
     start()
     until(lambda: healthy(home))
+
+
+def test_service_that_the_system_was_not_asked_for_is_told_how_to_be_part_of_it(tmp_path: Path) -> None:
+    home = make_home(tmp_path / "home")
+    claim = try_hold(home.supervisor / "claim")
+    assert claim is not None
+    claim.tell(pid=os.getpid(), manager="supervisord")
+    with pytest.raises(
+        ClaimError, match=r"which was not asked for obf; `dolphin down --home .*--with books "
+    ):
+        check_manager(home, "obf", home.supervisor / "supervisor.sock", {})
+    home.save(msgspec.structs.replace(home.load(), senses=("books",)))
+    with pytest.raises(ClaimError, match=r"`dolphin up obf --home .*` starts obf$"):
+        check_manager(home, "obf", home.supervisor / "supervisor.sock", {})
+    claim.let_go()
 
 
 #: Starts what follows as its child, under the name of a manager.

@@ -168,6 +168,8 @@ def test_home_with_a_long_path_has_a_short_socket_of_its_own(
         ("ExecStart=/bin/dolphin \\\n  exf", True),
         ("ExecStart=/usr/bin/dolphin trade --home /srv/another", False),
         ("ExecStart=/usr/bin/dolphin up --home {home}", False),
+        ("ExecStart=/usr/bin/dolphin books --home {home}", True),
+        ("ExecStart=/usr/bin/dolphin universe pick --home {home} --out u.yml", False),
         ("# ExecStart=/usr/bin/dolphin trade", False),
     ],
 )

@@ -36,6 +36,7 @@ def execute(args: argparse.Namespace) -> int:
     check_names(args.services)
     home = Home(Path(args.home).absolute())
     settings = home.load()
+    check_names(args.services, settings)
     told = (lambda text: None) if args.json else say
     if args.services:
         stop_services(home, args.services, told, by=_who())

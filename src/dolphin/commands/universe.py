@@ -90,18 +90,14 @@ def execute(args: argparse.Namespace) -> int:
         raise UsageError(f"--max-file-age-days {args.max_file_age_days:g}: expected days from 0")
     from dolphin.services.home import Home
     from dolphin.services.process import run_service
-    from dolphin.services.table import DATA, ServiceSpec
+    from dolphin.services.table import BY_COMMAND
 
     return run_service(
-        # Asked for by hand: it asks the exchange, so that nobody has it who did not ask for it.
-        ServiceSpec(
-            name="obf_universe", command="universe", factory="dolphin.services.universe:UniverseService",
-            group=DATA,
-        ),
+        BY_COMMAND["universe"],
         Home(Path(args.home)),
         options={"log_as_json": args.json, "max_file_age_days": args.max_file_age_days},
         log_level=args.log_level,
-    )  # fmt: skip
+    )
 
 
 def _pick(args: argparse.Namespace) -> int:

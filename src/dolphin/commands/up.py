@@ -12,6 +12,8 @@ from dolphin.domain.errors import ConfigError, UsageError
 
 #: The grid whose members `dolphin up` starts itself.
 OWN_GRID = "hazelcast"
+#: With nothing on request.
+NO_SENSES = "none"
 
 _EPILOG = """examples:
   dolphin up                               everything but the trader
@@ -20,9 +22,11 @@ _EPILOG = """examples:
   dolphin up --grid hazelcast --members 3  three members of its own
   dolphin up --feed recorded --path prices.parquet --home replay
   dolphin up --factors live                external factors as they are now
+  dolphin up --with books,esof             order books and esoteric factors too
 
 The folder remembers its settings; another `up` only starts what is down.
-Settings that differ from the folder's are refused. Fills are modelled: no
+Settings that differ from the folder's are refused, but --with may differ
+after `dolphin down`; --with none takes all of them out. Fills are modelled: no
 order leaves this machine. Needs Java 11 or 17 and `make services`.
 """
 
@@ -51,6 +55,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="base address in place of a publisher's own: binance, deribit, alternative",
     )  # fmt: skip
     group.add_argument(
+        "--with", dest="senses", metavar="NAME,...",
+        help="services that nobody has unasked: books and universe ask the exchange, esof cuts sizes",
+    )  # fmt: skip
+    group.add_argument(
+        "--exchange", metavar="URL", help="base address of the exchange in place of its own, for books"
+    )
+    group.add_argument(
+        "--record-raw", action="store_true", default=None, help="keep every message of the books, for ever"
+    )
+    group.add_argument(
         "--speed", type=float, metavar="X", help="how fast the system's clock runs (default 1)"
     )
     group.add_argument("--members", type=int, choices=(1, 3), help="grid members to start (default 1)")
@@ -71,16 +85,21 @@ def asked(args: argparse.Namespace) -> dict[str, Any]:
     from dolphin.services.exf import LIVE, checked_factors
     from dolphin.services.home import GRID_PORT, SystemSettings
     from dolphin.services.system import addresses
+    from dolphin.services.table import SENSES, checked_senses
 
     # The rules of these are those of `dolphin run`.
     resolve({name: getattr(args, name) for name in ("feed", "assets", "seed", "deployment")}
             | {"set": args.set_name})  # fmt: skip
     names = ("feed", "path", "universe", "assets", "seed", "set_name", "deployment", "factors", "speed",
-             "members", "metrics_port")  # fmt: skip
+             "members", "metrics_port", "exchange", "record_raw")  # fmt: skip
     found = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     for name in ("path", "universe", "factors"):
         if name in found and (name, found[name]) != ("factors", LIVE):
             found[name] = str(Path(found[name]).absolute())
+    if args.senses is not None:
+        if not _words(args.senses):
+            raise UsageError(f"--with {args.senses!r}: expected {', '.join(SENSES)}, or {NO_SENSES}")
+        found["senses"] = () if args.senses == NO_SENSES else checked_senses(_words(args.senses))
     if args.factor_address:
         found["factor_addresses"] = dict(_host_address(word) for word in args.factor_address)
     checked_factors(SystemSettings(**{
@@ -108,9 +127,13 @@ def _host_address(text: str) -> tuple[str, str]:
     return host, address
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
 def _addresses(text: str) -> tuple[str, ...]:
     """HOST:PORT,... as a tuple. Raises UsageError."""
-    words = tuple(word.strip() for word in text.split(",") if word.strip())
+    words = _words(text)
     for word in words or (text,):
         host, _, port = word.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 65536:
@@ -122,8 +145,8 @@ def execute(args: argparse.Namespace) -> int:
     """Start what is down; 0 when everything asked for runs."""
     from dolphin.services.home import Home
     from dolphin.services.system import (
-        BY_DEFAULT,
         BY_HAND,
+        by_default,
         check_names,
         establish,
         start_grid,
@@ -133,6 +156,7 @@ def execute(args: argparse.Namespace) -> int:
     check_names(args.services)
     home = Home(Path(args.home).absolute())
     settings = establish(home, asked(args))
+    check_names(args.services, settings)
     if args.grid == OWN_GRID and not settings.members:
         raise ConfigError(
             f"{home.root}: was made for the members {', '.join(settings.grid_members)}, now it is --grid"
@@ -140,7 +164,7 @@ def execute(args: argparse.Namespace) -> int:
         )
     told = (lambda text: None) if args.json else say
     start_grid(home, settings, told)
-    names = tuple(args.services) or (*BY_DEFAULT, *(BY_HAND if args.all else ()))
+    names = tuple(args.services) or (*by_default(settings), *(BY_HAND if args.all else ()))
     states = start_services(home, names, told)
     failed = [state for state in states if not state.up]
     if args.json:

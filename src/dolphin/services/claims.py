@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from dolphin.domain.errors import DolphinError, StoreError
 from dolphin.services.home import Home
-from dolphin.services.table import BY_COMMAND, BY_NAME
+from dolphin.services.table import BY_COMMAND, BY_NAME, table_in
 
 #: Programs that start and restart others; one of them as a service's parent is a claim.
 MANAGERS: Final = frozenset(
@@ -175,10 +175,14 @@ def check_manager(home: Home, instance: str, socket: Path, environ: Mapping[str,
         )
     if is_held(claim_file(home)):
         other = holder(claim_file(home))
-        raise ClaimError(
-            f"{home.root} is managed by supervisord (pid {other.get('pid', 'unknown')});"
-            f" `dolphin up {instance} --home {home.root}` starts {instance}"
-        )
+        manager = f"{home.root} is managed by supervisord (pid {other.get('pid', 'unknown')})"
+        if instance in BY_NAME and instance not in {spec.name for spec in table_in(home)}:
+            word = BY_NAME[instance].command
+            raise ClaimError(
+                f"{manager}, which was not asked for {instance}; `dolphin down --home {home.root}`, then"
+                f" `dolphin up --with {word} --home {home.root}`"
+            )
+        raise ClaimError(f"{manager}; `dolphin up {instance} --home {home.root}` starts {instance}")
 
 
 _EXEC: Final = re.compile(r"^\s*Exec(?:Start|StartPre|StartPost|Reload)\s*=\s*[-@:+!]*(.*)$")
@@ -217,7 +221,8 @@ def _service_of(line: str, home: Home) -> str:
         if (place is not None)
         else ""
     )
-    if command not in BY_COMMAND:
+    # `universe pick` only reads what the service has written.
+    if command not in BY_COMMAND or "pick" in words:
         return ""
     for n, word in enumerate(words):
         given = words[n + 1] if word == "--home" and n + 1 < len(words) else word.partition("--home=")[2]

@@ -32,6 +32,8 @@ BEHIND_S: Final = 30.0
 #: A category of the survival stack above this shuts nothing; without any drawdown capital stands at 0.97.
 WELL: Final = 0.9
 HEALTH_AGE_MAX_S: Final = 45.0
+#: How long the universe may be without its first snapshot.
+UNIVERSE_FIRST_S: Final = 180.0
 DISK_FULL_MB: Final = 50.0
 DISK_LOW_MB: Final = 1000.0
 
@@ -414,9 +416,13 @@ def _stale_data(facts: Facts) -> Finding | None:
         return None
     for key, writer in _WRITERS.items():
         word = health.keys.get(key, "")
-        # Books are not part of every system: absent ones are shown, and no trouble.
-        if word == "stale" or (word == "absent" and key != "obf_universe_latest"):
-            service = facts.service(writer)
+        service = facts.service(writer)
+        if writer == "obf_universe":
+            # It is not part of every system, and its first minutes are without a snapshot.
+            young = service is None or service.uptime_s < UNIVERSE_FIRST_S
+            if writer not in facts.table or (word == "absent" and young):
+                continue
+        if word in ("stale", "absent"):
             return f"{key} is {word}: {writer} {_state(service)}", _help(facts, writer)
     return None
 

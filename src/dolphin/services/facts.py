@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from dolphin.services.table import BY_NAME
+from dolphin.services.table import SERVICES
 
 #: Traders are started by hand: one that is stopped is an intention.
 TRADERS = ("trader", "trader_standby")
@@ -135,6 +135,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     manager: Literal["up", "down", "silent"] = "up"
     manager_trouble: str = ""
     services: tuple[ServiceFact, ...] = ()
+    #: Names of the services of a whole system like this one.
+    table: tuple[str, ...] = tuple(spec.name for spec in SERVICES)
     grid: GridFact = GridFact()
     safety: SafetyFact | None = None
     switch: SwitchFact | None = None
@@ -174,4 +176,4 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     def expected(self) -> tuple[str, ...]:
         """Services that run in a whole system: all of the table but the traders."""
-        return tuple(name for name in BY_NAME if name not in TRADERS)
+        return tuple(name for name in self.table if name not in TRADERS)

@@ -46,6 +46,8 @@ class SystemSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     #: Base address of the exchange, None for its own; whether every message of its books is recorded.
     exchange: str | None = None
     record_raw: bool = False
+    #: Which services on request run, by their commands, in the table's order.
+    senses: tuple[str, ...] = ()
     speed: float = 1.0
     clock_origin_ns: int = 0
     market_origin_ns: int = 0

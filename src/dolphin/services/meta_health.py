@@ -48,7 +48,7 @@ from dolphin.services.ports import any_open
 from dolphin.services.recovery import STARTABLE, ManagedService, Manager, Recovery
 from dolphin.services.service import Context
 from dolphin.services.supervision import StoppingError
-from dolphin.services.table import BY_NAME, CRITICAL
+from dolphin.services.table import critical, healed, table_of
 from dolphin.services.worker import DaemonWorker, InlineWorker, Worker
 
 META_HEALTH_FILE: Final = "meta_health.json"
@@ -111,9 +111,13 @@ class MetaHealthService:
         # Two threads, for a start that takes long must not make the manager look silent.
         self._looker = worker or DaemonWorker("health-look", jobs_max=1)
         self._held = HeldServices(context.home)
+        table = table_of(context.settings)
+        self._specs = {spec.name: spec for spec in table}
+        self._critical, self._healed = critical(table), healed(table)
         self._recovery = Recovery(
-            self._manager, context.clock, worker or DaemonWorker("health-restart"), held=self._held.read
-        )
+            self._manager, context.clock, worker or DaemonWorker("health-restart"), held=self._held.read,
+            names=self._healed,
+        )  # fmt: skip
         self._look: _Look | None = None
         self._views: dict[str, NearView[Any]] = {}
         self._boost_bytes: bytes | None = None
@@ -256,7 +260,7 @@ class MetaHealthService:
         keys = self._keys(now_ns)
         beats = self._beats(now_ns)
         universe = self._reading("obf_universe_latest")
-        m1 = data_infra([states.get(name) == "RUNNING" for name in CRITICAL])
+        m1 = data_infra([states.get(name) == "RUNNING" for name in self._critical])
         m2 = beating([
             beats[name][0] if name in beats else None
             for name, state in states.items() if state == "RUNNING" and name != self.context.name
@@ -351,7 +355,7 @@ class MetaHealthService:
             status: dict[str, Any] = {
                 "state": service.state,
                 "group": service.group,
-                "critical": service.name in CRITICAL,
+                "critical": service.name in self._critical,
                 "held": service.name in held,
                 "uptime_s": round((service.uptime_s or 0.0) * self.context.settings.speed, 1),
                 "restarts": self._restarts.get(service.name, 0),
@@ -413,7 +417,7 @@ class MetaHealthService:
         for service in services:
             name, state = service.name, service.state
             gone = state in STARTABLE and state != "STOPPED" and name not in held
-            if gone and name in BY_NAME and name not in CRITICAL and self._recovery.due(name):
+            if gone and name in self._specs and name not in self._healed and self._recovery.due(name):
                 self.context.tell("service", f"{name} is {state}; only the operator starts it again")
 
     def _is_red(self, now_ns: int, latest: MetaHealth, services: Sequence[ManagedService]) -> bool:
@@ -422,7 +426,7 @@ class MetaHealthService:
         excused = self._excused(now_ns, states)
         if latest.status not in _LOST or not excused:
             return latest.status in _LOST
-        m1 = data_infra([states.get(name) == "RUNNING" or name in excused for name in CRITICAL])
+        m1 = data_infra([states.get(name) == "RUNNING" or name in excused for name in self._critical])
         _, status = meta_health(latest.m4_control_plane, m1, latest.m3_data_freshness, latest.m5_coherence)
         return HEALTH_STATUSES[status] in _LOST
 
@@ -433,16 +437,16 @@ class MetaHealthService:
         again and again at its start is excused once.
         """
         found = set()
-        for name in CRITICAL:
+        for name in self._critical:
             state = states.get(name)
             if state == "RUNNING":
                 self._starting_since.pop(name, None)
             elif state == "STARTING":
                 since_ns = self._starting_since.setdefault(name, now_ns)
-                start_s = (BY_NAME[name].start_seconds + START_SLACK_S) * self.context.settings.speed
+                start_s = (self._specs[name].start_seconds + START_SLACK_S) * self.context.settings.speed
                 if 0 <= now_ns - since_ns <= start_s * NS_PER_S:
                     found.add(name)
-        return found | (set(self._held.read()) & set(CRITICAL))
+        return found | (set(self._held.read()) & set(self._critical))
 
     def _trouble(self, now_ns: int, kind: str, is_there: bool, text: str, over: str) -> None:
         """Tell a trouble when it begins, every five minutes while it lasts, and when it is over."""

@@ -25,7 +25,7 @@ from dolphin.domain.errors import StoreError
 from dolphin.services.durable import write_durably
 from dolphin.services.home import Home
 from dolphin.services.service import Hosted
-from dolphin.services.table import SERVICES
+from dolphin.services.table import ROWS
 
 LOOPBACK: Final = "127.0.0.1"
 EVENTS_MAX: Final = 100
@@ -51,7 +51,7 @@ def read_port(home: Home, instance: str) -> int | None:
 
 def port_of(name: str, first: int) -> int:
     """The port that a service asks for: `first` plus its place in the table; 0 asks for any free one."""
-    place = next((n for n, spec in enumerate(SERVICES) if spec.name == name), None)
+    place = next((n for n, spec in enumerate(ROWS) if spec.name == name), None)
     return 0 if first == 0 or place is None else first + place
 
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from dolphin.services.claims import holder
 from dolphin.services.home import Home
-from dolphin.services.table import BY_NAME
+from dolphin.services.table import table_in
 
 #: As long as the process manager gives them, seconds.
 STOP_S: Final = 30.0
@@ -29,7 +29,7 @@ def living(home: Home) -> dict[str, int]:
     The lock of a service is not tried, for that could keep one that starts just now from its own.
     """
     found: dict[str, int] = {}
-    for name in BY_NAME:
+    for name in (spec.name for spec in table_in(home)):
         pid = holder(home.root / "state" / f"{name}.lock").get("pid")
         if isinstance(pid, int) and _is(pid, name):
             found[name] = pid

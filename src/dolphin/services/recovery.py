@@ -4,8 +4,9 @@ Entry points: `Recovery`, and `Manager`, all that is asked of a process manager.
 
 Invariants
 ----------
-1. Only a critical data service that is STOPPED, EXITED or FATAL is started. One that runs, starts, backs off
-   or stops is never touched; a trader, a scanner or a bridge is shown and never started.
+1. Only a data service that the table calls critical or healed is started, and only when it is STOPPED,
+   EXITED or FATAL. One that runs, starts, backs off or stops is never touched; a trader, a scanner or a
+   bridge is shown and never started.
 2. The time of an attempt is stamped before it, under a lock: any number of concurrent checks fire one.
 3. A manager that is slow or away delays no check: it is asked on the worker's thread, and what came of it is
    fetched with `outcomes`.
@@ -22,7 +23,7 @@ from typing import Final, Protocol
 
 from dolphin.domain.clock import NS_PER_S
 from dolphin.services.clock import Clock
-from dolphin.services.table import CRITICAL
+from dolphin.services.table import SERVICES, healed
 from dolphin.services.worker import Worker
 
 #: Given up or stopped: nobody but this service and the operator starts it.
@@ -83,7 +84,7 @@ class Outcome:
 
 
 class Recovery:
-    """Restarts what is critical and stopped. Checks may come from any number of threads."""
+    """Restarts what is stopped and is to be healed. Checks may come from any number of threads."""
 
     def __init__(
         self,
@@ -92,13 +93,13 @@ class Recovery:
         worker: Worker,
         *,
         held: Callable[[], Collection[str]] = frozenset,
-        critical: Collection[str] = CRITICAL,
+        names: Collection[str] = healed(SERVICES),
     ) -> None:
         self._manager = manager
         self._clock = clock
         self._worker = worker
         self._held = held
-        self._critical = frozenset(critical)
+        self._names = frozenset(names)
         self._turn = threading.Lock()
         self._stamps: dict[str, int] = {}
         self._outcomes: deque[Outcome] = deque(maxlen=100)
@@ -106,7 +107,7 @@ class Recovery:
 
     def check(self, services: Sequence[ManagedService]) -> tuple[str, ...]:
         """Fire a restart for each service that needs one and is not cooling down; their names."""
-        wanted = [s for s in services if s.name in self._critical and s.state in STARTABLE]
+        wanted = [s for s in services if s.name in self._names and s.state in STARTABLE]
         if not wanted:
             return ()
         held = self._held()
@@ -126,7 +127,7 @@ class Recovery:
         return found
 
     def _stamp(self, name: str) -> bool:
-        cooldown_ns = COOLDOWN_CRITICAL_NS if name in self._critical else COOLDOWN_OTHER_NS
+        cooldown_ns = COOLDOWN_CRITICAL_NS if name in self._names else COOLDOWN_OTHER_NS
         now_ns = self._clock.now_ns()
         with self._turn:
             last_ns = self._stamps.get(name)

@@ -37,7 +37,7 @@ from dolphin.services.kill_switch import DAMAGED, ORACLE, KillSwitch, SwitchStat
 from dolphin.services.meta_health import META_HEALTH_FILE
 from dolphin.services.orphans import living
 from dolphin.services.ports import any_open
-from dolphin.services.table import BY_NAME
+from dolphin.services.table import table_of
 
 #: Real seconds for all sources together, and for a first connection to the grid.
 TOGETHER_S: Final = 2.2
@@ -191,7 +191,8 @@ class Collector:
             else "silent" if isinstance(said, Exception) else "up",
             manager_trouble="it did not answer in time" if said is None
             else str(said) if isinstance(said, Exception) else "",
-            services=_services(said, grid, files, now_ns, settings.speed),
+            services=_services(said, grid, files, now_ns, settings),
+            table=tuple(spec.name for spec in table_of(settings)),
             grid=GridFact(
                 connected="nodes" in grid, port_open=port_open, nodes=grid.get("nodes", 0),
                 members=settings.grid_members, ours=settings.members, trouble=grid_trouble,
@@ -280,7 +281,7 @@ def _newer(reference: Any, other: Any) -> Any:
 
 
 def _services(
-    said: Any, grid: dict[str, Any], files: dict[str, Any], now_ns: int, speed: float
+    said: Any, grid: dict[str, Any], files: dict[str, Any], now_ns: int, settings: SystemSettings
 ) -> tuple[ServiceFact, ...]:
     """The table's services as manager and heartbeats tell, in the table's order."""
     states = {state.name: state for state in said} if isinstance(said, list) else {}
@@ -290,7 +291,7 @@ def _services(
         health.service_status if health is not None else (files.get("health") or {}).get("service_status", {})
     )
     found: list[ServiceFact] = []
-    for name in BY_NAME:
+    for name in (spec.name for spec in table_of(settings)):
         state, beat = states.get(name), beats.get(name)
         pid = files.get("living", {}).get(name, 0)
         if state is None and beat is None and not pid:
@@ -302,7 +303,7 @@ def _services(
             state="" if state is None else state.state,
             pid=pid if state is None or not state.pid else state.pid,
             # The process manager counts on the machine's clock.
-            uptime_s=0.0 if state is None else state.uptime_s * speed,
+            uptime_s=0.0 if state is None else state.uptime_s * settings.speed,
             exit_status=0 if state is None else state.exit_status,
             description="" if state is None else state.description,
             beat_age_s=None if beat is None else now_ns / NS_PER_S - beat.ts,

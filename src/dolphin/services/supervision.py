@@ -43,7 +43,7 @@ from dolphin.services.supervisor_conf import (
     socket_path,
     write_configuration,
 )
-from dolphin.services.table import SERVICES, ServiceSpec
+from dolphin.services.table import ServiceSpec, table_in
 
 #: Seconds for a call that only asks.
 CALL_S: Final = 5.0
@@ -135,7 +135,7 @@ class Supervisor:
     Parameters
     ----------
     home : where it lives.
-    services, launch : the table and what starts a service, for tests.
+    services, launch : the table and what starts a service, for tests; by default the rows of its settings.
     units : folders of systemd units that may claim our services.
     """
 
@@ -143,14 +143,14 @@ class Supervisor:
         self,
         home: Home,
         *,
-        services: Sequence[ServiceSpec] = SERVICES,
+        services: Sequence[ServiceSpec] | None = None,
         launch: Sequence[str] = (),
         units: Sequence[Path] | None = None,
     ) -> None:
         self.home = Home(home.root.absolute())
         self.socket = socket_path(self.home)
-        self._table = tuple(services)
-        self._groups = {spec.name: spec.group for spec in services}
+        self._table = table_in(self.home) if services is None else tuple(services)
+        self._groups = {spec.name: spec.group for spec in self._table}
         self._launch = tuple(launch) or launcher()
         self._units = units
         self._process: subprocess.Popen[bytes] | None = None

@@ -1,6 +1,6 @@
 """A system of services as a whole: its settings, its grid members, its order of starting and stopping.
 
-Entry points: `establish`, `start_grid`, `stop_grid`, `start_services`, `stop_services`.
+Entry points: `establish`, `checked_exchange`, `start_grid`, `stop_grid`, `start_services`, `stop_services`.
 
 Start: the grid, the process manager with its data group, then the others; the trader by hand. Stop: the
 traders first, so that a last snapshot is kept while the grid is there, then all else, the manager, and the
@@ -9,6 +9,7 @@ members that are ours.
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -23,16 +24,14 @@ from dolphin.services.home import GRID_PORT, Home, SystemSettings
 from dolphin.services.member import Member, answers, start_cluster
 from dolphin.services.orphans import living, stop_orphans
 from dolphin.services.supervision import ServiceState, SupervisionError, Supervisor
-from dolphin.services.table import BY_NAME, SERVICES
+from dolphin.services.table import BY_NAME, ROWS, checked_senses, table_of
 
 #: Traders are started by hand.
 BY_HAND: Final = ("trader", "trader_standby")
-#: What `up` starts when nothing is named.
-BY_DEFAULT: Final = tuple(spec.name for spec in SERVICES if spec.name not in BY_HAND)
 #: A first start compiles kernels; supervisord itself waits for each one's start seconds.
 START_S: Final = 180.0
 #: The services' ports follow one another.
-METRICS_PORT_MAX: Final = 65535 - len(SERVICES)
+METRICS_PORT_MAX: Final = 65535 - len(ROWS)
 #: Settings that `up` decides itself at the first start.
 _ORIGINS: Final = ("clock_origin_ns", "market_origin_ns")
 
@@ -42,10 +41,14 @@ Tell = Callable[[str], None]
 def establish(home: Home, asked: dict[str, Any]) -> SystemSettings:
     """The settings of a home: made from what is asked at the first start, afterwards only compared with it.
 
-    Raises ConfigError naming the first setting that differs, DolphinError for a market that cannot be opened.
+    Which services on request run with the others may change while no process manager has them.
+    Raises ConfigError naming the first setting that differs, DolphinError for a market that cannot be opened,
+    for what contradicts, and UsageError where an extra is missing.
     """
     if home.settings_file.exists():
         settings = home.load()
+        asked = dict(asked)
+        senses = asked.pop("senses", settings.senses)
         for name, value in asked.items():
             found = getattr(settings, name)
             if found != value:
@@ -53,11 +56,22 @@ def establish(home: Home, asked: dict[str, Any]) -> SystemSettings:
                     f"{home.root}: was made with {name} {_listed(found)}, now it is {_listed(value)};"
                     " leave it out, or choose another --home"
                 )
+        if senses != settings.senses:
+            if Supervisor(home).pid is not None:
+                raise ConfigError(
+                    f"{home.root}: runs with {_listed(settings.senses) or 'none'}, now it is"
+                    f" {_listed(senses) or 'none'}; leave --with out, or `dolphin down --home {home.root}`"
+                    " first"
+                )
+            settings = msgspec.structs.replace(settings, senses=senses)
+            checked_exchange(settings)
+            home.save(settings)
         return settings
     members = asked.get("members", 1)
     given = {"grid_members": addresses(members), **asked}
     settings = SystemSettings(**given)
     SystemClock(settings.speed)
+    checked_exchange(settings)
     if not 0 <= settings.metrics_port <= METRICS_PORT_MAX:
         raise UsageError(
             f"metrics port is {settings.metrics_port}, expected 0 (any free ones) to {METRICS_PORT_MAX}"
@@ -75,6 +89,29 @@ def establish(home: Home, asked: dict[str, Any]) -> SystemSettings:
     )
     home.save(settings)
     return settings
+
+
+def checked_exchange(settings: SystemSettings) -> None:
+    """What asks the exchange can do so.
+
+    Raises UsageError for an unknown service on request and without the feeds extra, ConfigError for a wrong
+    address or speed.
+    """
+    asking = [word for word in checked_senses(settings.senses) if word != "esof"]
+    if not asking and settings.exchange is None:
+        return
+    if importlib.util.find_spec("ccxt") is None:
+        what = f"--with {','.join(asking)}" if asking else "--exchange"
+        raise UsageError(f"{what} needs the feeds extra; `make feeds` installs it")
+    if asking and settings.speed != 1.0:
+        raise ConfigError(
+            f"{' and '.join(asking)}: books come at the speed of the world, not {settings.speed:g} times;"
+            " set speed 1"
+        )
+    if settings.exchange is not None:
+        from dolphin.feeds.client import base_address
+
+        base_address(settings.exchange)
 
 
 def _listed(value: Any) -> str:
@@ -136,13 +173,23 @@ def stop_grid(home: Home, settings: SystemSettings, tell: Tell) -> None:
             tell(f"grid: the member at {member.address} is down")
 
 
-def check_names(names: Sequence[str]) -> None:
-    """Raise UsageError for a name that is no service."""
+def by_default(settings: SystemSettings) -> tuple[str, ...]:
+    """What `up` starts when nothing is named."""
+    return tuple(spec.name for spec in table_of(settings) if spec.name not in BY_HAND)
+
+
+def check_names(names: Sequence[str], settings: SystemSettings | None = None) -> None:
+    """Raise UsageError for a name that is no service, of this system where its settings are given."""
+    known = BY_NAME if settings is None else {spec.name: spec for spec in table_of(settings)}
     for name in names:
-        if name not in BY_NAME:
+        if name in known:
+            continue
+        if name in BY_NAME:
             raise UsageError(
-                f"{name!r} is no service.{nearest(name, BY_NAME)} There are: {', '.join(BY_NAME)}"
+                f"{name} is not part of this system; `dolphin down`, then `dolphin up --with"
+                f" {BY_NAME[name].command}`"
             )
+        raise UsageError(f"{name!r} is no service.{nearest(name, known)} There are: {', '.join(known)}")
 
 
 def start_services(home: Home, names: Sequence[str], tell: Tell) -> list[ServiceState]:

@@ -1,14 +1,18 @@
 """The one table of services: what runs, under which group, and who restarts it (spec 07).
 
+Entry points: `SERVICES`, `ON_REQUEST`, `table_of` (the rows of one system), `table_in` (of one home).
 The supervisor's configuration, the health service's duties and `dolphin up` are all made from it.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from dolphin.domain.errors import DolphinError, UsageError, nearest
+from dolphin.services.home import Home, SystemSettings
 from dolphin.services.service import Context, Service
 
 DATA: Final = "dolphin_data"
@@ -20,8 +24,9 @@ class ServiceSpec:
     """One row.
 
     factory is `module:Class`, called with the Context. command is the command of the command line that runs
-    it. critical: the health service restarts it when it is stopped or given up. autorestart: the process
-    manager restarts it after a crash. start_seconds: how long it has to live to count as started.
+    it. critical: it counts in the health's score, and the health service restarts it when it is stopped or
+    given up; healed: that alone, for what trading goes on without. autorestart: the process manager restarts
+    it after a crash. start_seconds: how long it has to live to count as started.
     """
 
     name: str
@@ -29,6 +34,7 @@ class ServiceSpec:
     factory: str
     group: Literal["dolphin_data", "dolphin"]
     critical: bool = False
+    healed: bool = False
     autostart: bool = False
     autorestart: bool = True
     start_seconds: int = 5
@@ -68,13 +74,62 @@ SERVICES: Final = (
                 group=TRADING, autorestart=False, start_seconds=20),
 )  # fmt: skip
 
-#: Run by hand with their commands: `esof` cuts sizes and `books` asks the exchange, so that nobody has them
-#: who did not ask for it.
+#: In a system that was asked for them (`dolphin up --with`), else run by hand with their commands: `esof`
+#: cuts sizes, the others ask the exchange, so that nobody has them who did not ask for it.
 ON_REQUEST: Final = (
-    ServiceSpec(name="obf", command="books", factory=_S + "obf:ObfService", group=DATA),
-    ServiceSpec(name="esof", command="esof", factory=_S + "esof:EsofService", group=DATA),
+    ServiceSpec(name="obf", command="books", factory=_S + "obf:ObfService", group=DATA, healed=True,
+                autostart=True, start_seconds=10),
+    ServiceSpec(name="esof", command="esof", factory=_S + "esof:EsofService", group=DATA, autostart=True,
+                start_seconds=5),
+    ServiceSpec(name="obf_universe", command="universe", factory=_S + "universe:UniverseService", group=DATA,
+                critical=True, autostart=True, start_seconds=10),
 )  # fmt: skip
 
-BY_NAME: Final = {spec.name: spec for spec in SERVICES}
-BY_COMMAND: Final = {spec.command: spec for spec in (*SERVICES, *ON_REQUEST)}
-CRITICAL: Final = tuple(spec.name for spec in SERVICES if spec.critical)
+#: Every row there is; a row's place is its port's, whoever else runs.
+ROWS: Final = (*SERVICES, *ON_REQUEST)
+BY_NAME: Final = {spec.name: spec for spec in ROWS}
+BY_COMMAND: Final = {spec.command: spec for spec in ROWS}
+#: The words of `dolphin up --with`, in the table's order.
+SENSES: Final = tuple(spec.command for spec in ON_REQUEST)
+
+
+def checked_senses(words: Iterable[str]) -> tuple[str, ...]:
+    """These words of `SENSES` in the table's order, each once. Raises UsageError for any other."""
+    asked = tuple(words)
+    for word in asked:
+        if word not in SENSES:
+            raise UsageError(
+                f"{word!r} is nothing to run with.{nearest(word, SENSES)} There are: {', '.join(SENSES)}"
+            )
+    return tuple(word for word in SENSES if word in asked)
+
+
+def table_of(settings: SystemSettings) -> tuple[ServiceSpec, ...]:
+    """The rows of a system: `SERVICES`, behind its data services those that it was asked to run with."""
+    asked = tuple(spec for spec in ON_REQUEST if spec.command in settings.senses)
+    return (
+        *(spec for spec in SERVICES if spec.group == DATA),
+        *asked,
+        *(spec for spec in SERVICES if spec.group != DATA),
+    )
+
+
+def table_in(home: Home) -> tuple[ServiceSpec, ...]:
+    """The rows of the system that lives there; those of any system where its settings cannot be read."""
+    try:
+        return table_of(home.load())
+    except DolphinError:
+        return SERVICES
+
+
+def critical(table: Iterable[ServiceSpec]) -> tuple[str, ...]:
+    """Names that count in the health's score."""
+    return tuple(spec.name for spec in table if spec.critical)
+
+
+def healed(table: Iterable[ServiceSpec]) -> tuple[str, ...]:
+    """Names that the health service starts when they are stopped or given up."""
+    return tuple(spec.name for spec in table if spec.critical or spec.healed)
+
+
+CRITICAL: Final = critical(SERVICES)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from command_line import invoke
 
 from dolphin.services.home import Home
 from dolphin.services.orphans import living
+from dolphin.services.supervision import Supervisor
 
 #: A grid that nobody runs: nothing is started, whatever a test gets wrong.
 NOBODY = ("--grid", "127.0.0.1:1")
@@ -74,9 +77,19 @@ def test_up_refuses_other_settings_for_a_home_that_exists(
         ((*NOBODY, "--feed", "recorded"), "a recorded feed needs a path"),
         ((*NOBODY, "--speed", "0"), "speed is 0.0, expected more than 0"),
         ((*NOBODY, "--speed", "1000"), "speed is 1000.0, expected more than 0 and at most 100"),
-        ((*NOBODY, "--metrics-port", "65535"), "metrics port is 65535, expected 0 (any free ones) to 65525"),
+        ((*NOBODY, "--metrics-port", "65535"), "metrics port is 65535, expected 0 (any free ones) to 65522"),
         ((*NOBODY, "--deployment", "a-b"), "deployment from command line is 'a-b', expected ASCII letters"),
         ((*NOBODY, "--assets", "0"), "assets from command line is 0"),
+        (
+            (*NOBODY, "--with", "bookz"),
+            "'bookz' is nothing to run with. Did you mean 'books'? There are: books, esof, universe",
+        ),
+        ((*NOBODY, "--with", ","), "--with ',': expected books, esof, universe, or none"),
+        (
+            (*NOBODY, "--with", "books", "--speed", "10"),
+            "books: books come at the speed of the world, not 10",
+        ),
+        ((*NOBODY, "--exchange", "http://h.example"), "exchange address 'http://h.example' must begin with"),
     ],
 )
 def test_up_refuses_what_cannot_be_before_anything_is_made(
@@ -86,6 +99,57 @@ def test_up_refuses_what_cannot_be_before_anything_is_made(
     assert told.code in (1, 2)
     assert line in told.error
     assert not (tmp_path / "home").exists()
+
+
+def test_senses_on_request_are_remembered_and_change_only_while_nothing_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "home"
+    asked = ("--with", "universe, books", "--exchange", "http://127.0.0.1:1", "--record-raw")
+    assert "no member answers" in invoke("up", "--home", root, *NOBODY, *asked).error
+    settings = Home(root).load()
+    assert settings.senses == ("books", "universe")
+    assert (settings.exchange, settings.record_raw) == ("http://127.0.0.1:1", True)
+    # Whoever names nothing, changes nothing; what is part of the system, can be named.
+    assert "no member answers" in invoke("up", "obf", "--home", root).error
+    assert Home(root).load() == settings
+    assert invoke("down", "obf_universe", "--home", root).code == 0
+    for command in ("up", "down"):
+        told = invoke(command, "esof", "--home", root)
+        assert told.code == 2
+        assert "esof is not part of this system; `dolphin down`, then `dolphin up --with esof`" in told.error
+
+    monkeypatch.setattr(Supervisor, "pid", property(lambda self: 4711))
+    told = invoke("up", "--with", "esof", "--home", root)
+    assert (
+        f"runs with books, universe, now it is esof; leave --with out, or `dolphin down --home {root}`"
+        in (told.error)
+    )
+    assert Home(root).load() == settings
+    monkeypatch.undo()
+    for words, senses in ((("--with", "esof"), ("esof",)), (("--with", "none"), ())):
+        assert "no member answers" in invoke("up", "--home", root, *words).error
+        assert Home(root).load() == msgspec.structs.replace(settings, senses=senses)
+    assert "was made with exchange 'http://127.0.0.1:1', now it is" in (
+        invoke("up", "--home", root, "--exchange", "http://127.0.0.1:2").error
+    )
+
+
+def test_books_without_their_extra_are_told_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "ccxt" else found(name))
+    for words, what in (
+        (("--with", "books,esof"), "--with books"),
+        (("--exchange", "https://h"), "--exchange"),
+    ):
+        told = invoke("up", "--home", tmp_path / "home", *NOBODY, *words)
+        assert told.code == 2
+        assert f"{what} needs the feeds extra; `make feeds` installs it" in told.error
+        assert not (tmp_path / "home").exists()
+    # Esoteric factors go on without a sky.
+    assert "no member answers" in invoke("up", "--home", tmp_path / "home", *NOBODY, "--with", "esof").error
 
 
 def test_down_of_what_is_down_is_no_failure(home: Path) -> None:

@@ -8,7 +8,18 @@ from typing import Any
 
 import msgspec
 import pytest
-from status_homes import KEYS, OFF, OPEN, health, safety, switch, trader, well, without_manager
+from status_homes import (
+    KEYS,
+    OFF,
+    OPEN,
+    health,
+    safety,
+    service,
+    switch,
+    trader,
+    well,
+    without_manager,
+)
 
 from dolphin.commands.status import as_json, lines
 from dolphin.services.diagnosis import RULES, VERDICTS, age, diagnose
@@ -254,6 +265,28 @@ def test_colour_is_an_extra_and_the_word_stays() -> None:
     coloured = list(lines(well(), diagnose(well()), colour=True))
     assert coloured[0] == "DOLPHIN  \x1b[1;32mOK\x1b[0m"
     assert coloured[1:] == plain[1:]
+
+
+def with_senses(facts: Facts, *names: str, **changes: Any) -> Facts:
+    """The same system, asked to run with these services too."""
+    told = tuple(service(name, **changes) for name in names)
+    return msgspec.structs.replace(facts, services=(*facts.services, *told), table=(*facts.table, *names))
+
+
+def test_services_on_request_are_missed_where_they_were_asked_for() -> None:
+    stale = {"health": health(keys={**KEYS, "obf_universe_latest": "stale"})}
+    assert diagnose(well(**stale)).verdict == "OK"
+    found = diagnose(with_senses(well(**stale), "obf_universe"))
+    assert (found.rule, found.cause) == ("stale_data", "obf_universe_latest is stale: obf_universe runs")
+    # Its first snapshot takes its time.
+    assert diagnose(with_senses(well(), "obf_universe", uptime_s=100.0)).verdict == "OK"
+    assert "is absent" in diagnose(with_senses(well(), "obf_universe", uptime_s=181.0)).cause
+    found = diagnose(with_senses(well(), "obf", **DEAD))
+    assert (found.rule, found.verdict, found.action) == (
+        "services",
+        "DEGRADED",
+        "dolphin logs obf --home desk",
+    )
 
 
 def test_home_with_blanks_can_be_pasted() -> None:

@@ -24,7 +24,7 @@ from dolphin.services.meta_health import META_HEALTH_FILE, MetaHealthService
 from dolphin.services.ports import any_open, open_ports
 from dolphin.services.service import Alert, Context, Hosted
 from dolphin.services.supervision import StoppingError
-from dolphin.services.table import CRITICAL, SERVICES
+from dolphin.services.table import CRITICAL, SENSES, SERVICES, table_of
 from dolphin.services.worker import DaemonWorker
 
 NOW_NS = 1_800_000_000 * NS_PER_S
@@ -43,9 +43,7 @@ class Said:
 class Managing:
     """A process manager in this process."""
 
-    said: dict[str, Said] = field(
-        default_factory=lambda: {s.name: Said(s.name, group=s.group) for s in SERVICES}
-    )
+    said: dict[str, Said]
     started: list[str] = field(default_factory=list)
     away: Exception | None = None
     gate: threading.Event | None = None
@@ -68,17 +66,18 @@ class Managing:
 class Machine:
     """A health service with everything around it in this process."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, senses: tuple[str, ...] = ()) -> None:
+        settings = SystemSettings(senses=senses)
         self.grid = InProcessGrid()
         self.writer = TypedGrid(self.grid)
         self.client = self.grid.peer()
         self.clock = VirtualClock(NOW_NS)
-        self.manager = Managing()
+        self.manager = Managing({s.name: Said(s.name, group=s.group) for s in table_of(settings)})
         self.alerts: list[Alert] = []
         self.ports = {"127.0.0.1:5701": True, "127.0.0.1:4200": False}
         self.home = Home(folder)
         self.context = Context(
-            name="meta_health", home=self.home, settings=SystemSettings(), clock=self.clock,
+            name="meta_health", home=self.home, settings=settings, clock=self.clock,
             grid=TypedGrid(self.client), alert=self.alerts.append,
             options={"manager": self.manager, "probe": self.probe},
         )  # fmt: skip
@@ -231,6 +230,28 @@ def test_others_are_shown_and_never_started(machine: Machine, name: str, state: 
     assert machine.manager.started == []
     # Stopped is an intention and is not told; given up is told every five minutes.
     assert len(machine.told("service")) == (0 if state == "STOPPED" else 4)
+
+
+def test_books_are_healed_and_count_nothing_the_universe_counts_and_esof_is_the_operator_s(
+    tmp_path: Path,
+) -> None:
+    """Spec 07: the universe is critical, books are started again; the rest is shown."""
+    machine = Machine(tmp_path, SENSES)
+    machine.feed()
+    assert machine.check().m1_data_infra == 1.0
+    for name in ("obf", "esof"):
+        machine.manager.put(name, "FATAL")
+    found = machine.check()
+    assert found.m1_data_infra == 1.0
+    assert machine.manager.started == ["obf"]
+    assert machine.told("restart") == ["obf was FATAL and was started again"]
+    assert machine.told("service") == ["esof is FATAL; only the operator starts it again"]
+    assert {n: found.service_status[n]["critical"] for n in ("obf", "esof", "obf_universe")} == {
+        "obf": False, "esof": False, "obf_universe": True,
+    }  # fmt: skip
+    machine.manager.put("obf_universe", "EXITED")
+    assert machine.check().m1_data_infra == 2.0 / 3.0
+    assert machine.manager.started == ["obf", "obf_universe"]
 
 
 def test_held_service_is_shown_and_left_alone(machine: Machine) -> None:

@@ -11,9 +11,9 @@ import pytest
 from dolphin.domain.clock import NS_PER_S
 from dolphin.services.clock import VirtualClock
 from dolphin.services.held import HeldServices
-from dolphin.services.home import Home
+from dolphin.services.home import Home, SystemSettings
 from dolphin.services.recovery import Recovery
-from dolphin.services.table import BY_NAME, CRITICAL, SERVICES
+from dolphin.services.table import BY_NAME, CRITICAL, SENSES, SERVICES, healed, table_of
 from dolphin.services.worker import DaemonWorker, InlineWorker
 
 NOW_NS = 1_800_000_000 * NS_PER_S
@@ -63,6 +63,16 @@ def test_only_a_stopped_critical_service_is_started(state: str) -> None:
     expected = list(CRITICAL) if state in ("STOPPED", "EXITED", "FATAL") else []
     assert list(fired) == manager.started == expected
     assert all(BY_NAME[name].group == "dolphin_data" for name in manager.started)
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_of_what_is_on_request_books_and_universe_are_started(state: str) -> None:
+    table = table_of(SystemSettings(senses=SENSES))
+    manager = Managing({s.name: Said(s.name, state, s.group) for s in table})
+    recovery = Recovery(manager, VirtualClock(NOW_NS), InlineWorker(), names=healed(table))
+    fired = recovery.check(manager.services())
+    stopped = state in ("STOPPED", "EXITED", "FATAL")
+    assert list(fired) == (["exf", "acb", "obf", "obf_universe"] if stopped else [])
 
 
 def test_cooldown_of_ten_seconds_by_service() -> None:

@@ -426,3 +426,16 @@ def test_real_supervisor_of_nothing_is_away_by_its_own_error(tmp_path: Path) -> 
     with pytest.raises(SupervisionError) as refused:
         Supervisor(Home(tmp_path)).services()
     assert isinstance(refused.value.__cause__, FileNotFoundError)
+
+
+def test_services_on_request_are_shown_where_they_were_asked_for(living: Living) -> None:
+    beat = Heartbeat.at("obf", "warmup", living.now_ns)
+    living.door.put(HEARTBEAT, beat, service="obf")
+    assert living.look().service("obf") is None
+    living.home.save(msgspec.structs.replace(living.home.load(), senses=("books",)))
+    facts = living.look()
+    obf = facts.service("obf")
+    assert obf is not None
+    assert obf.phase == "warmup"
+    assert "obf" in facts.expected()
+    assert "esof" not in facts.expected()

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from dolphin.domain.errors import StoreError, UsageError
-from dolphin.services.home import Home
+from dolphin.services.home import Home, SystemSettings
+from dolphin.services.supervision import SupervisionError, Supervisor
 from dolphin.services.supervisor_conf import (
     SOCKET_PATH_MAX,
     check_path,
@@ -18,7 +19,7 @@ from dolphin.services.supervisor_conf import (
     prepare_socket,
     socket_path,
 )
-from dolphin.services.table import DATA, SERVICES, TRADING
+from dolphin.services.table import DATA, SERVICES, TRADING, table_in, table_of
 
 DEPLOYED = Path(__file__).resolve().parents[3] / "deploy" / "supervisor" / "supervisord.conf"
 SERVER = Home(Path("/srv/dolphin"))
@@ -61,6 +62,33 @@ def test_every_row_of_the_table_is_a_program() -> None:
     assert groups[DATA].getint("priority") < groups[TRADING].getint("priority")
     assert made["unix_http_server"]["chmod"] == "0700"
     assert 'OPENBLAS_NUM_THREADS="1"' in made["supervisord"]["environment"]
+
+
+def test_what_is_on_request_is_a_program_of_the_system_that_asked_only() -> None:
+    settings = SystemSettings(senses=("books", "universe"))
+    made = read(configuration(SERVER, table_of(settings), launch=("dolphin",)))
+    programs = [name.removeprefix("program:") for name in made.sections() if name.startswith("program:")]
+    assert programs == [spec.name for spec in table_of(settings)]
+    assert set(programs) == {spec.name for spec in SERVICES} | {"obf", "obf_universe"}
+    assert made["program:obf"]["command"] == "dolphin books --home /srv/dolphin"
+    assert made["program:obf_universe"]["command"] == "dolphin universe --home /srv/dolphin"
+    for name in ("obf", "obf_universe"):
+        assert name in made[f"group:{DATA}"]["programs"].split(",")
+        assert made[f"program:{name}"].getboolean("autostart")
+        assert made[f"program:{name}"].getboolean("autorestart")
+    # Unasked, or with settings that cannot be read, the system is the plain one.
+    assert table_of(SystemSettings()) == SERVICES
+    assert table_in(Home(Path("/nowhere/at/all"))) == SERVICES
+
+
+def test_manager_of_a_home_has_the_rows_that_its_settings_ask_for(short_tmp: Path) -> None:
+    home = Home(short_tmp / "home")
+    home.save(SystemSettings(senses=("esof",)))
+    supervisor = Supervisor(home)
+    with pytest.raises(SupervisionError, match="no process manager answers"):
+        supervisor.start_service("esof")
+    with pytest.raises(SupervisionError, match="'obf' is no service"):
+        supervisor.start_service("obf")
 
 
 def test_traders_are_started_by_hand_and_never_again() -> None:
