@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 
 from dolphin.alpha.lanes import STALKER_LEVERAGE_MAX, compose, dc_mult, market_ob, ob_signal
@@ -28,6 +29,7 @@ from dolphin.alpha.sizing import sizing
 from dolphin.alpha.volatility import PRICES_MIN, VolatilityGate
 from dolphin.backtest.flips import flips
 from dolphin.backtest.folder import Run
+from dolphin.backtest.haircut import haircut_told
 from dolphin.backtest.moment import Moment, moment_of
 from dolphin.backtest.stepping import books_of
 from dolphin.domain import codes
@@ -67,6 +69,7 @@ Told = dict[str, Any]
 def explain(run: Run, bar: int, *, with_flips: bool = True) -> Told:
     """One bar of a run as plain values. Raises what `moment_of` raises."""
     moment, decision = moment_of(run, bar)
+    decision = _labelled(run, decision)
     held = moment.before().ints[st.POSITION] != st.NONE
     told: Told = {
         "bar": bar,
@@ -82,6 +85,7 @@ def explain(run: Run, bar: int, *, with_flips: bool = True) -> Told:
         "v750_velocity": decision.v750_velocity,
     }
     told |= _judged(moment, decision) if held else _entry(moment, decision)
+    told["esof"] = haircut_told(run, decision)
     if with_flips:
         told["flips"] = [
             {
@@ -95,6 +99,13 @@ def explain(run: Run, bar: int, *, with_flips: bool = True) -> Told:
             for flip in flips(moment, decision)
         ]
     return told
+
+
+def _labelled(run: Run, decision: Decision) -> Decision:
+    """The decision with what the journal says of its books and of its haircut: the host's labels."""
+    for written in run.journal.decisions(decision.bar_idx, decision.bar_idx):
+        return msgspec.structs.replace(decision, books=written.books, esof=written.esof)
+    return decision
 
 
 def _gate(

@@ -97,6 +97,7 @@ def lines(told: Mapping[str, Any]) -> list[str]:
         out += _ranking(told)
     if "sizing" in told:
         out += _sizing(told)
+    out += _haircut(told["esof"], "position" in told)
     if "result" in told:
         r = told["result"]
         out.append(
@@ -182,6 +183,19 @@ def _sizing(told: Mapping[str, Any]) -> list[str]:
         f"  notional   {told['capital_before']:,.2f} x {s['fraction']:.4f} x {lev['leverage']:.4f} ="
         f" {told['notional']:,.2f} USDT",
     ]
+
+
+def _haircut(esof: Mapping[str, Any], in_position: bool) -> list[str]:
+    """The esoteric lane and why; in a position it is what an entry on this bar would have got."""
+    would = ", for an entry on this bar" if in_position else ""
+    out = [f"  esof       lane {esof['lane']:.4g}{would}: {esof['why']}"]
+    if esof.get("parts"):
+        moved = ", ".join(
+            f"{part['category']} {part['bucket']} {part['contribution']:+.3f} ({plural(part['n'], 'trade')})"
+            for part in esof["parts"]
+        )
+        out.append(f"             since {esof['since'][:16].replace('T', ' ')}, most by {moved}")
+    return out
 
 
 def _flips(told: Mapping[str, Any]) -> list[str]:

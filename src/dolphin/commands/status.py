@@ -153,6 +153,7 @@ def _summary(facts: Facts) -> Iterator[str]:
     if facts.scan_age_s is not None:
         scan = f"number {facts.scan_number}, {_age(facts.scan_age_s)} old"
     yield f"last scan  {scan}"
+    yield from _wrapped("senses     ", _senses(facts))
     if health is None:
         yield "health     unknown"
     else:
@@ -167,6 +168,12 @@ def _summary(facts: Facts) -> Iterator[str]:
         yield f"disk       {facts.disk_free_mb / 1000:,.1f} GB free"
     if facts.speed != 1.0:
         yield f"clock      the system's: {facts.speed:g} times the machine's, and every time here is its time"
+
+
+def _senses(facts: Facts) -> str:
+    from dolphin.services.senses_facts import told
+
+    return told(facts.senses, _age) or "unknown: the grid is away"
 
 
 def _trader(facts: Facts) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from dolphin.services.senses_facts import SenseFact
 from dolphin.services.table import SERVICES
 
 #: Traders are started by hand: one that is stopped is an intention.
@@ -145,6 +146,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     scan_age_s: float | None = None
     scan_number: int | None = None
     health: HealthFact | None = None
+    #: Books, factors and esoteric score; empty while the grid is away.
+    senses: tuple[SenseFact, ...] = ()
     alerts: tuple[AlertFact, ...] = ()
     disk_free_mb: float | None = None
     #: How many times as fast as the machine's the system's clock runs.

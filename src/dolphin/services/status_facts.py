@@ -37,6 +37,7 @@ from dolphin.services.kill_switch import DAMAGED, ORACLE, KillSwitch, SwitchStat
 from dolphin.services.meta_health import META_HEALTH_FILE
 from dolphin.services.orphans import living
 from dolphin.services.ports import any_open
+from dolphin.services.senses_facts import read_senses, senses_of
 from dolphin.services.table import table_of
 
 #: Real seconds for all sources together, and for a first connection to the grid.
@@ -204,6 +205,7 @@ class Collector:
             scan_age_s=None if scan is None else _age_s(scan.timestamp_ns, now_ns),
             scan_number=None if scan is None else scan.scan_number,
             health=health,
+            senses=senses_of(grid.get("senses"), grid.get("engine"), now_ns),
             alerts=tuple(files.get("alerts", ())),
             disk_free_mb=files.get("disk_free_mb"),
             speed=settings.speed,
@@ -270,6 +272,7 @@ def _grid(grid: Any, settings: SystemSettings) -> dict[str, Any]:
             with contextlib.suppress(PayloadRejected):
                 beat = HEARTBEAT.decode(HEARTBEAT.map_template, key, value)
                 found["beats"][beat.service] = beat
+    found["senses"] = read_senses(typed)
     found["nodes"] = grid.nodes
     return found
 
