@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dolphin.domain.bar import FloatArray, IntArray
+from dolphin.domain.bar import BoolArray, FloatArray, IntArray
 from dolphin.domain.clock import NS_PER_DAY, day_from_ns
 from dolphin.domain.errors import DataError, StoreError
 from dolphin.market.book_schema import (
@@ -123,14 +123,26 @@ def snapshots_in(table: pa.Table) -> Iterator[tuple[str, BookSnapshot]]:
 
 def feature_table(engine: BookEngine, now_ns: int) -> pa.Table:
     """Features of the engine's newest bar, read at now_ns, as a table of `FEATURE_SCHEMA`."""
-    n, bar = len(engine.symbols), engine.last_bar
-    features = engine.features()
+    n = len(engine.symbols)
+    return features_as_table(
+        np.full(n, now_ns, np.int64),
+        np.full(n, engine.last_bar, np.int64),
+        engine.symbols,
+        engine.fresh(),
+        engine.features(),
+    )
+
+
+def features_as_table(
+    instants_ns: IntArray, bars: IntArray, symbols: Sequence[str], fresh: BoolArray, values: FloatArray
+) -> pa.Table:
+    """Rows (n,) of features (n_features, n), ordered as `FEATURE_NAMES`, as a table of `FEATURE_SCHEMA`."""
     columns: list[pa.Array] = [
-        pa.array(np.full(n, now_ns, np.int64)).cast(FEATURE_SCHEMA.field("ts").type),
-        pa.array(np.full(n, bar, np.int64)),
-        pa.array(list(engine.symbols), pa.string()),
-        pa.array(engine.fresh()),
-        *(pa.array(features[k]) for k in range(len(FEATURE_NAMES))),
+        pa.array(instants_ns).cast(FEATURE_SCHEMA.field("ts").type),
+        pa.array(bars),
+        pa.array(list(symbols), pa.string()),
+        pa.array(fresh),
+        *(pa.array(values[k]) for k in range(len(FEATURE_NAMES))),
     ]
     return pa.Table.from_arrays(columns, schema=FEATURE_SCHEMA)
 

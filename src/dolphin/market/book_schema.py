@@ -47,6 +47,7 @@ SNAPSHOT_SCHEMA: Final = pa.schema(
 )
 
 #: One row an asset and bar; `fresh` says whether it had a snapshot on this bar or keeps its last features.
+#: Of a live flow a bar is a message of the asset, and `ts` when its features were known.
 FEATURE_SCHEMA: Final = pa.schema(
     [_TS, _BAR, _SYMBOL, pa.field("fresh", pa.bool_(), nullable=False), *_numbers(*FEATURE_NAMES)]
 )

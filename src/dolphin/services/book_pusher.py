@@ -5,7 +5,8 @@ Entry points: `Batch` (everything of one instant), `BookPusher`.
 1. A batch that was not taken yet is replaced by a newer one: whoever makes batches never waits.
 2. Five failures in a row open the circuit: file only, until a probe goes through. Then the file says that the
    grid is right again.
-3. A book is pushed when it changed, features of fresh assets and the market's figures once a second.
+3. A book is pushed when it changed; features and best levels of fresh assets and the market's figures once
+   a second.
 """
 
 from __future__ import annotations
@@ -14,22 +15,25 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from dolphin.domain.bar import BoolArray, FloatArray
 from dolphin.domain.clock import NS_PER_S, iso_from_ns
 from dolphin.domain.errors import StoreError
 from dolphin.grid.books import payload_of
-from dolphin.grid.payloads import ObfLatest, PayloadRejected, ShardFeatures
+from dolphin.grid.payloads import ObfLatest, PayloadRejected, RawBook, ShardFeatures
 from dolphin.grid.port import GridError
 from dolphin.grid.shards import shard_index
-from dolphin.grid.topics import ASSET_OB, OBF, SHARD_FEATURES
+from dolphin.grid.topics import ASSET_OB, OBF, RAW_BOOK, SHARD_FEATURES
 from dolphin.grid.typed import TypedGrid
 from dolphin.orderbook import fold
 from dolphin.orderbook.snapshot import BookSnapshot
 from dolphin.orderbook.values import MacroFigures, MarketFigures
 from dolphin.services.book_cache import BookFile, write_cache
 from dolphin.services.circuit import Circuit
+
+if TYPE_CHECKING:
+    from dolphin.feeds.book_flow import TopOfBook
+    from dolphin.feeds.flow_features import FeatureRow
 
 #: Distances, ns: of two pushes of features, of two files.
 FEATURES_EVERY_NS: Final = NS_PER_S
@@ -39,13 +43,12 @@ STOP_S: Final = 5.0
 
 
 class Batch(NamedTuple):
-    """Everything of one instant: books by symbol, features (n_features, n), which are fresh, the market."""
+    """Everything of one instant: by symbol the books, features and best levels that are fresh; the market."""
 
     now_ns: int
-    symbols: tuple[str, ...]
     books: dict[str, BookSnapshot]
-    features: FloatArray
-    fresh: BoolArray
+    rows: dict[str, FeatureRow]
+    tops: dict[str, TopOfBook]
     market: MarketFigures
     macro: MacroFigures
 
@@ -56,7 +59,7 @@ class BookPusher:
     Parameters
     ----------
     grid : pushed to; folder : of the file
-    counts : pushed_books, pushed_features, push_failures, files, file_failures, batches_replaced
+    counts : pushed_books, pushed_features, pushed_tops, push_failures, files, file_failures, batches_replaced
     tell : one line for a person when the circuit opens and closes; called on this thread
     """
 
@@ -135,6 +138,9 @@ class BookPusher:
                 lambda s=symbol, p=payload, d=shard: self._grid.put(SHARD_FEATURES, p, symbol=s, shard=d)  # type: ignore[misc]
             ):
                 self._counts["pushed_features"] += 1
+        for symbol, top in batch.tops.items():
+            if self._put(lambda s=symbol, t=top: self._grid.put(RAW_BOOK, raw_of(t), symbol=s)):  # type: ignore[misc]
+                self._counts["pushed_tops"] += 1
         self._put(lambda: self._grid.put(OBF, market_of(batch)))
         self._features_ns = batch.now_ns
 
@@ -173,12 +179,9 @@ class BookPusher:
 
 def features_of(batch: Batch) -> dict[str, ShardFeatures]:
     """Features of the assets that were fresh, as they go onto the grid."""
-    f, found = batch.features, {}
-    for i, symbol in enumerate(batch.symbols):
-        book = batch.books.get(symbol)
-        if book is None or not batch.fresh[i]:
-            continue
-        column = f[:, i].tolist()
+    found = {}
+    for symbol, row in batch.rows.items():
+        column = row.values.tolist()
         found[symbol] = ShardFeatures(
             imbalance=column[fold.IMBALANCE],
             imbalance_ma5=column[fold.MA5],
@@ -190,9 +193,20 @@ def features_of(batch: Batch) -> dict[str, ShardFeatures]:
             depth_asymmetry=column[fold.ASYMMETRY],
             withdrawal_velocity=column[fold.WITHDRAWAL],
             regime_signal=batch.macro.regime_signal,
-            timestamp=iso_from_ns(book.timestamp_ns),
+            timestamp=iso_from_ns(row.book.timestamp_ns),
         )
     return found
+
+
+def raw_of(top: TopOfBook) -> RawBook:
+    """The best levels of a book as they go onto the grid."""
+    bids, asks = (
+        tuple(zip(prices.tolist(), quantities.tolist(), strict=True))
+        for prices, quantities in (top.bids, top.asks)
+    )
+    return RawBook(
+        timestamp=iso_from_ns(top.timestamp_ns), bids=bids, asks=asks, last_update_id=top.update_id
+    )
 
 
 def market_of(batch: Batch) -> ObfLatest:

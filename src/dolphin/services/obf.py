@@ -1,14 +1,14 @@
-"""The book flow as a service: books live from the exchange, features every 100 ms, on the grid or in a file.
+"""The book flow as a service: books and features live from the exchange, on the grid or in a file.
 
 Entry point: `ObfService`, run by `dolphin books`.
 
-The tick reads the newest bands of each symbol, folds them into features and hands them on: no grid, no disk
-and no network in it. The flow, the pusher and the recorder have threads of their own. Features are recorded
-at every tick under `ob_features/date=YYYY-MM-DD/`; with `record_raw` every message under `ob_raw/` too.
-Nothing recorded is ever pruned.
-
-A bar of these features is a tick: what looks back some bars (moving average, persistence, withdrawal) looks
-back some hundred milliseconds here. A trader makes its own features of the books at its own bars.
+1. A symbol's features are made the moment its message is in, on the flow's thread; a bar of theirs is a
+   message, ten a second. What looks back some bars (moving average, persistence, withdrawal) looks back some
+   messages here. A trader makes its own features of the books at its own bars.
+2. The tick, every 100 ms, makes the figures across assets of the newest books and hands everything on: no
+   grid, no disk and no network in it. The flow, the pusher and the recorder have threads of their own.
+3. Every row of features is recorded under `ob_features/date=YYYY-MM-DD/`; with `record_raw` every message
+   under `ob_raw/` too. Nothing recorded is ever pruned.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import pyarrow as pa
 
 from dolphin.domain.clock import NS_PER_S
 from dolphin.domain.errors import ConfigError, StoreError
-from dolphin.market.book_files import PartWriter, feature_table
+from dolphin.market.book_files import PartWriter, features_as_table
 from dolphin.market.book_schema import FEATURE_FOLDER, FEATURE_SCHEMA
 from dolphin.market.universe import DEFAULT_ASSETS, default_universe, read_universe, take_assets
 from dolphin.orderbook.engine import BookEngine
@@ -35,6 +36,7 @@ from dolphin.services.service import Context
 
 if TYPE_CHECKING:
     from dolphin.feeds.book_flow import BookFlow
+    from dolphin.feeds.flow_features import FeatureRow, FlowFeatures
     from dolphin.feeds.raw_recorder import RawRecorder
 
 _log = logging.getLogger("dolphin.books")
@@ -117,6 +119,7 @@ class ObfService:
         self.context = context
         self.symbols: tuple[str, ...] = ()
         self.flow: BookFlow | None = None
+        self.features: FlowFeatures | None = None
         self._engine = BookEngine(())
         self._tell_later: deque[str] = deque(maxlen=100)
         self.pusher = BookPusher(context.grid, context.home.ob_cache, context.counts, self._tell_later.append)
@@ -157,6 +160,9 @@ class ObfService:
             found["symbols_stale"] = float(len(self.flow.stale()))
         if self._recorder is not None:
             found["records_dropped"] = float(self._recorder.n_dropped)
+        if self.features is not None:
+            found["books_refused"] = float(self.features.n_refused)
+            found["rows_dropped"] = float(self.features.n_dropped)
         return found
 
     # life
@@ -168,6 +174,7 @@ class ObfService:
         """
         from dolphin.feeds.book_flow import BookFlow
         from dolphin.feeds.book_view import BookView
+        from dolphin.feeds.flow_features import FlowFeatures
         from dolphin.feeds.raw_recorder import RAW_FOLDER, RawRecorder
 
         context, settings = self.context, self.context.settings
@@ -184,6 +191,7 @@ class ObfService:
         self._engine = BookEngine(self.symbols)
         raw = RawRecorder(context.home.root / RAW_FOLDER) if settings.record_raw else None
         self._recorder = Recorder(context.home.root, raw)
+        self.features = FlowFeatures(self.symbols)
         self.flow = BookFlow(
             self.symbols,
             BookView(),
@@ -192,6 +200,7 @@ class ObfService:
             now_ns=context.clock.now_ns,
             seed=settings.seed,
             recorder=raw,
+            on_book=self.features.hear,
         )
         self._started_ns = context.clock.now_ns()
         self.flow.start()
@@ -204,15 +213,16 @@ class ObfService:
             self.flow.stop()
         self.pusher.stop()
         if self._recorder is not None:
+            self._record()
             self._recorder.stop()
 
     # work
 
     def tick(self) -> None:
-        """Features of the newest books, handed on."""
-        flow, engine, recorder = self.flow, self._engine, self._recorder
+        """Figures across the newest books, handed on with the features that came since the last tick."""
+        flow, features, engine = self.flow, self.features, self._engine
         assert flow is not None
-        assert recorder is not None
+        assert features is not None
         self._tell(flow)
         now_ns = self.context.clock.now_ns()
         books: dict[str, BookSnapshot] = {}
@@ -229,19 +239,25 @@ class ObfService:
         self._n_fresh = report.n_fresh
         if report.n_fresh:
             self._fresh_ns = now_ns
-        recorder.add(feature_table(engine, now_ns))
+        self._record()
+        fresh = [symbol for symbol, is_fresh in zip(self.symbols, engine.fresh(), strict=True) if is_fresh]
         self.pusher.offer(
             Batch(
                 now_ns,
-                self.symbols,
                 books,
-                engine.features(),
-                engine.fresh(),
+                {s: row for s in fresh if (row := features.newest(s)) is not None},
+                {s: top for s in fresh if (top := flow.tops.get(s)) is not None},
                 engine.get_market(self._bar),
                 engine.get_macro(self._bar),
             )
         )
         self.context.counts["ticks"] += 1
+
+    def _record(self) -> None:
+        """The features since the last call, to the recorder."""
+        rows = [] if self.features is None else self.features.taken()
+        if rows and self._recorder is not None:
+            self._recorder.add(_table_of(rows))
 
     def _tell(self, flow: BookFlow) -> None:
         """What other threads have to say, said on the host's."""
@@ -252,3 +268,14 @@ class ObfService:
                 _log.warning("%s", text)
         while self._tell_later:
             self.context.tell("grid", self._tell_later.popleft())
+
+
+def _table_of(rows: list[FeatureRow]) -> pa.Table:
+    """Rows of features as they are recorded."""
+    return features_as_table(
+        np.array([row.instant_ns for row in rows], np.int64),
+        np.array([row.bar for row in rows], np.int64),
+        [row.symbol for row in rows],
+        np.ones(len(rows), np.bool_),
+        np.array([row.values for row in rows]).T,
+    )

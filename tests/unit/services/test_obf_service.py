@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute
 import pytest
 from risk_system import RiskSystem
 
@@ -16,11 +17,12 @@ from dolphin.domain.clock import NS_PER_S, day_from_ns
 from dolphin.domain.errors import ConfigError, StoreError
 from dolphin.grid.books import snapshot_of
 from dolphin.grid.shards import shard_index
-from dolphin.grid.topics import ASSET_OB, OBF, SHARD_FEATURES
+from dolphin.grid.topics import ASSET_OB, OBF, RAW_BOOK, SHARD_FEATURES
 from dolphin.grid.typed import TypedGrid
 from dolphin.market.book_files import parts_of, read_parts
 from dolphin.market.book_messages import read_messages
 from dolphin.market.book_schema import FEATURE_FOLDER, FEATURE_SCHEMA
+from dolphin.orderbook import fold
 from dolphin.services import obf
 from dolphin.services.book_cache import CACHE_FILE, BookFile, CachedBooks, FileFirstBooks, write_cache
 from dolphin.services.grid_books import GridBooks
@@ -95,11 +97,25 @@ def test_books_and_features_reach_the_grid_and_are_recorded(system: BookSystem) 
     assert system.obf.phase == "running"
     assert system.obf.health() == (True, "2 of 2 books fresh, circuit closed")
     assert not (system.home.ob_cache / CACHE_FILE).exists()
+    raw = grid.get(RAW_BOOK, symbol=BTC)
+    assert raw is not None
+    assert len(raw.bids) == len(raw.asks) == 20
+    assert raw.bids[0][0] < raw.asks[0][0]
+    assert raw.bids[1][0] < raw.bids[0][0]
     system.obf.stop()
     day = day_from_ns(time.time_ns())
     rows = read_parts(parts_of(system.home.root / FEATURE_FOLDER, day), FEATURE_SCHEMA)
-    assert rows.num_rows == 2 * system.hosted[0].context.counts["ticks"]
-    assert sum(rows["fresh"].to_pylist()) > 2
+    features = system.obf.features
+    assert features is not None
+    for symbol in (BTC, "ETHUSDT"):
+        mine = rows.filter(pa.compute.equal(rows["symbol"], symbol))
+        newest = features.newest(symbol)
+        assert newest is not None
+        assert newest.bar > 2
+        assert mine["bar_idx"].to_pylist() == list(range(newest.bar + 1))  # each message once
+        assert mine["imbalance"].to_pylist()[-1] == newest.values[fold.IMBALANCE]
+    assert all(rows["fresh"].to_pylist())
+    assert features.n_refused == features.n_dropped == 0
     assert len(list(read_messages(system.home.root / "ob_raw", BTC))) > 1
 
 
