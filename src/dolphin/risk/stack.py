@@ -101,13 +101,16 @@ class StackState(msgspec.Struct, frozen=True, kw_only=True):
     equity: float | None = None
     peak: float | None = None
     at_change: Five = (1.0, 1.0, 1.0, 1.0, 1.0)
+    #: The categories' values when Rm last fell.
+    at_fall: Five = (1.0, 1.0, 1.0, 1.0, 1.0)
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """One evaluation: the state after it, the categories' values, and for each what it was made of.
 
     before is the posture before (that of now on the first). moved is the category that moved most, in the
-    direction in which the posture changed, since the posture's last change; empty when none did.
+    direction in which the posture changed, since the posture's last change; empty when none did. moved_to is
+    its value then: a fall of Rm tightens the posture an evaluation later, when what fell may be well again.
     """
 
     state: StackState
@@ -116,6 +119,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     sensors: dict[str, dict[str, Any]]
     before: int
     moved: str
+    moved_to: float = 1.0
 
     @property
     def changed(self) -> bool:
@@ -134,30 +138,33 @@ def evaluate(last: StackState | None, inputs: StackInputs) -> Evaluation:
     target = survival_target(*values)
     if last is None:
         level = posture_level(target)
-        state = msgspec.structs.replace(known, rm=target, posture=level, at_change=values)
+        state = msgspec.structs.replace(known, rm=target, posture=level, at_change=values, at_fall=values)
         return Evaluation(state=state, target=target, values=values, sensors=sensors, before=level, moved="")
     rm = survival_step(last.rm, target, dt_ns / NS_PER_MIN)
     posture, below, above = posture_step(last.posture, last.below, last.above, rm)
-    moved = ""
-    at_change = last.at_change
+    moved, moved_to = "", 1.0
+    at_change, at_fall = last.at_change, values if rm < last.rm else last.at_fall
     if posture != last.posture:
-        moved = _moved(at_change, values, fell=posture > last.posture)
+        fell = posture > last.posture
+        moved, moved_to = _moved(at_change, at_fall if fell else values, fell=fell)
         at_change = values
     state = msgspec.structs.replace(
-        known, rm=rm, posture=posture, below=below, above=above, at_change=at_change
+        known, rm=rm, posture=posture, below=below, above=above, at_change=at_change, at_fall=at_fall
     )
     return Evaluation(
-        state=state, target=target, values=values, sensors=sensors, before=last.posture, moved=moved
-    )
+        state=state, target=target, values=values, sensors=sensors, before=last.posture, moved=moved,
+        moved_to=moved_to,
+    )  # fmt: skip
 
 
-def _moved(before: Five, now: Five, *, fell: bool) -> str:
-    name, most = "", 0.0
+def _moved(before: Five, now: Five, *, fell: bool) -> tuple[str, float]:
+    """(category that moved most in that direction, its value now)."""
+    name, value, most = "", 1.0, 0.0
     for category, earlier, later in zip(CATEGORIES, before, now, strict=True):
         move = earlier - later if fell else later - earlier
         if move > most:
-            name, most = category, move
-    return name
+            name, value, most = category, later, move
+    return name, value
 
 
 def _seen(before: Seen | None, stamp_ns: int | None, now_ns: int, axis_ns: int) -> Seen | None:
@@ -212,6 +219,7 @@ def _remember(last: StackState | None, inputs: StackInputs, axis_ns: int) -> Sta
         equity=equity,
         peak=peak,
         at_change=last.at_change,
+        at_fall=last.at_fall,
     )
 
 

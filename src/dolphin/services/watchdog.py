@@ -241,7 +241,7 @@ class WatchdogService:
     def _tell(self, last: Evaluation) -> None:
         state = last.state
         if last.changed:
-            why = f"{last.moved} at {last.sensors[last.moved]['value']:.3f}" if last.moved else "recovery"
+            why = f"{last.moved} at {last.moved_to:.3f}" if last.moved else "recovery"
             self.context.tell(
                 "posture",
                 f"{POSTURES[last.before]} -> {POSTURES[state.posture]}: Rm {state.rm:.3f}, moved by {why}",

@@ -212,6 +212,21 @@ def test_the_category_that_moved_most_is_named() -> None:
     assert made.moved == "capital", "what had moved before is no news"
 
 
+def test_what_fell_is_named_with_its_value_then_though_it_is_well_again_when_the_posture_follows() -> None:
+    """Books that are back after a minute: Rm fell at once, the posture takes it a turn later."""
+
+    def books(seconds: int, ago: int) -> StackInputs:
+        at_ns = NOW + seconds * NS_PER_S
+        return inputs(at_ns, books_ns=at_ns - ago * NS_PER_S, depth_quality=0.98, fill_probability=0.98)
+
+    state = evaluate(None, books(0, 0)).state
+    made = evaluate(state, books(70, 61))
+    assert not made.changed
+    made = evaluate(made.state, books(80, 0))
+    assert made.changed
+    assert (made.values[2], made.moved, made.moved_to) == (0.986, "microstructure", 0.5)
+
+
 steps = st.lists(
     st.tuples(
         st.integers(-7200, 600),
