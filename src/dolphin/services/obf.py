@@ -13,6 +13,7 @@ Entry point: `ObfService`, run by `dolphin books`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import deque
@@ -24,6 +25,9 @@ import pyarrow as pa
 
 from dolphin.domain.clock import NS_PER_S
 from dolphin.domain.errors import ConfigError, StoreError
+from dolphin.grid.payloads import PayloadRejected
+from dolphin.grid.port import GridError
+from dolphin.grid.topics import OBF
 from dolphin.market.book_files import PartWriter, features_as_table
 from dolphin.market.book_schema import FEATURE_FOLDER, FEATURE_SCHEMA
 from dolphin.market.universe import DEFAULT_ASSETS, default_universe, read_universe, take_assets
@@ -45,6 +49,10 @@ _log = logging.getLogger("dolphin.books")
 RECORD_EVERY_S: Final = 60.0
 TICKS_WAITING_MAX: Final = 6_000
 STOP_S: Final = 10.0
+#: The first-flush delay where this system had books so short a time ago: with the whole minute a crash alone
+#: would make books older than the minute after which the posture shuts.
+AGAIN_FLUSH_NS: Final = 10 * NS_PER_S
+AGAIN_WITHIN_NS: Final = 300 * NS_PER_S
 #: Longest silence of all books that is still healthy.
 HEALTHY_NS: Final = 5 * NS_PER_S
 
@@ -183,10 +191,7 @@ class ObfService:
                 f"books come at the speed of the world, not {settings.speed:g} times; set speed 1"
             )
         self.symbols = symbols_of(settings)
-        first_flush_s = context.options.get("first_flush_s")
-        rules = GuardRules()
-        if isinstance(first_flush_s, (int, float)):
-            rules = GuardRules(first_flush_ns=int(first_flush_s * NS_PER_S))
+        rules = self._rules()
         self._first_flush_ns = rules.first_flush_ns
         self._engine = BookEngine(self.symbols)
         raw = RawRecorder(context.home.root / RAW_FOLDER) if settings.record_raw else None
@@ -206,6 +211,20 @@ class ObfService:
         self.flow.start()
         self.pusher.start()
         self._recorder.start()
+
+    def _rules(self) -> GuardRules:
+        """The guards' limits, with the first-flush delay that is due."""
+        context = self.context
+        asked_s = context.options.get("first_flush_s")
+        if isinstance(asked_s, (int, float)):
+            return GuardRules(first_flush_ns=int(asked_s * NS_PER_S))
+        told = None
+        with contextlib.suppress(GridError, PayloadRejected):
+            told = context.grid.get(OBF)
+        told_ns = None if told is None else told.source_ns()
+        if told_ns is not None and 0 <= context.clock.now_ns() - told_ns <= AGAIN_WITHIN_NS:
+            return GuardRules(first_flush_ns=AGAIN_FLUSH_NS)
+        return GuardRules()
 
     def stop(self) -> None:
         """Close the connections, push no more, write what is recorded."""

@@ -13,9 +13,10 @@ import pytest
 from risk_system import RiskSystem
 
 from dolphin.cli import COMMANDS
-from dolphin.domain.clock import NS_PER_S, day_from_ns
+from dolphin.domain.clock import NS_PER_S, day_from_ns, iso_from_ns
 from dolphin.domain.errors import ConfigError, StoreError
 from dolphin.grid.books import snapshot_of
+from dolphin.grid.payloads import ObfLatest
 from dolphin.grid.shards import shard_index
 from dolphin.grid.topics import ASSET_OB, OBF, RAW_BOOK, SHARD_FEATURES
 from dolphin.grid.typed import TypedGrid
@@ -76,6 +77,27 @@ def system(tmp_path: Path, x: LoopbackExchange) -> Iterator[BookSystem]:
     made.obf.stop()
     made.close()
     x.wait(lambda: x.meter.connections == 0)
+
+
+@pytest.mark.parametrize(("ago_s", "delay_s"), [(None, 60), (-1, 60), (0, 10), (300, 10), (301, 60)], ids=str)
+def test_books_come_sooner_where_they_were_there_a_moment_ago(
+    tmp_path: Path, x: LoopbackExchange, ago_s: int | None, delay_s: int
+) -> None:
+    """A minute's delay after a crash would make them older than the minute that shuts the posture."""
+    system = RiskSystem(tmp_path, SystemSettings(exchange=x.url, assets=2), now_ns=time.time_ns())
+    if ago_s is not None:
+        told_ns = system.clock.now_ns() - ago_s * NS_PER_S
+        system.door.put(OBF, ObfLatest(
+            timestamp=iso_from_ns(told_ns), n_assets=2, median_imbalance=0.0, agreement_pct=1.0,
+            depth_pressure=0.0, cascade_count=0, regime_signal=0.0, depth_velocity=0.0, acceleration=0.0,
+        ))  # fmt: skip
+    service: ObfService = system.start(lambda context: ObfService(context))
+    try:
+        assert service.flow is not None
+        assert service.flow.rules.first_flush_ns == delay_s * NS_PER_S
+    finally:
+        service.stop()
+        system.close()
 
 
 def test_books_and_features_reach_the_grid_and_are_recorded(system: BookSystem) -> None:
