@@ -52,7 +52,7 @@ COMMANDS: Final = {
     "bridge": "service: brings stored scans to the grid",
     "acb": "service: the circuit breaker's processor",
     "exf": "service: external factors, live or recorded",
-    "esof": "service: esoteric factors, from calendar, sky and closed trades",
+    "esof": "service: esoteric factors, from calendar, sky and closed trades; --now tells them",
     "books": "service: order books live from the exchange, their features every 100 ms",
     "universe": "service: health of all books once a minute; pick the symbols to trade",
     "watchdog": "service: the survival stack and its posture",
@@ -63,7 +63,7 @@ COMMANDS: Final = {
 
 #: Commands that share a module: each runs one service of the table.
 _SERVICE_COMMANDS: Final = frozenset(
-    {"trade", "standby", "scanner", "bridge", "acb", "exf", "esof", "books", "watchdog", "health", "oracle"}
+    {"trade", "standby", "scanner", "bridge", "acb", "exf", "books", "watchdog", "health", "oracle"}
     | {"signals"}
 )
 
