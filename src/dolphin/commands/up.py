@@ -40,9 +40,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--all", action="store_true", help="the trader and its standby too")
     group = parser.add_argument_group("settings of a new home")
-    group.add_argument("--feed", choices=("synthetic", "recorded"), help="the market (default synthetic)")
+    group.add_argument(
+        "--feed",
+        choices=("synthetic", "recorded", "binance"),
+        help="the market (default synthetic; binance: live, the first scan comes after 63 minutes)",
+    )
     group.add_argument("--path", metavar="FILE", help="recording, for --feed recorded")
-    group.add_argument("--universe", metavar="FILE", help="symbols, for --feed recorded")
+    group.add_argument("--universe", metavar="FILE", help="symbols, of a recording or of the exchange")
     group.add_argument("--assets", type=int, metavar="N", help="how many assets")
     group.add_argument("--seed", type=int, metavar="N", help="of the synthetic market (default 4)")
     group.add_argument("--set", dest="set_name", metavar="NAME", help="parameter set (default gold)")
@@ -58,9 +62,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--with", dest="senses", metavar="NAME,...",
         help="services that nobody has unasked: books and universe ask the exchange, esof cuts sizes",
     )  # fmt: skip
-    group.add_argument(
-        "--exchange", metavar="URL", help="base address of the exchange in place of its own, for books"
-    )
+    group.add_argument("--exchange", metavar="URL", help="base address of the exchange in place of its own")
     group.add_argument(
         "--record-raw", action="store_true", default=None, help="keep every message of the books, for ever"
     )

@@ -82,6 +82,10 @@ class PacedFeed:
         """`due` goes on from bar `position`."""
         self._bars, self._next, self._position, self.ended = None, None, position, False
 
+    def go_on_after(self, stamp_ns: int) -> None:
+        """`due` goes on with the first bar after an instant that an earlier process has folded in."""
+        self.seek(self.position_after(stamp_ns))
+
     def due(self, now_ns: int, limit: int) -> Iterator[Bar]:
         """At most `limit` bars that are due at `now_ns` and were not given yet, in order."""
         if self._bars is None:

@@ -10,6 +10,7 @@ from dolphin.domain.params import ParameterSet, load_set
 from dolphin.domain.symbols import universe_id
 from dolphin.host.identity import Identity
 from dolphin.market.feed import Feed
+from dolphin.market.universe import DEFAULT_ASSETS, default_universe, read_universe, take_assets
 from dolphin.services.home import SystemSettings
 
 
@@ -22,8 +23,12 @@ def open_market(settings: SystemSettings) -> Feed:
             raise UsageError("a recorded feed needs a path; give `dolphin up` a --path")
         universe = None if settings.universe is None else Path(settings.universe)
         return open_recorded(Path(settings.path), universe=universe, assets=settings.assets)
+    if settings.feed == "binance":
+        from dolphin.feeds.prices import BinancePrices
+
+        # Not filled from klines: minutes are no bars, and a trader of a system would trade on them.
+        return BinancePrices(symbols_of(settings), base_url=settings.exchange, backfill=False)
     from dolphin.market.synthetic import SyntheticFeed
-    from dolphin.market.universe import DEFAULT_ASSETS
 
     return SyntheticFeed(
         seed=settings.seed,
@@ -31,6 +36,14 @@ def open_market(settings: SystemSettings) -> Feed:
         edge_bps=settings.edge_bps,
         assets=DEFAULT_ASSETS if settings.assets is None else settings.assets,
     )
+
+
+def symbols_of(settings: SystemSettings) -> tuple[str, ...]:
+    """The universe of the settings: its file's first assets, or the packaged one's. Raises as its reader."""
+    if settings.universe is None:
+        return default_universe()[: settings.assets or DEFAULT_ASSETS]
+    universe = read_universe(Path(settings.universe))
+    return take_assets(universe, settings.assets, settings.universe)[0]
 
 
 def parameters_of(settings: SystemSettings) -> tuple[str, ParameterSet]:

@@ -29,7 +29,7 @@ class SystemSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     alert targets are never here but in the environment: their addresses hold secrets.
     """
 
-    feed: Literal["synthetic", "recorded"] = "synthetic"
+    feed: Literal["synthetic", "recorded", "binance"] = "synthetic"
     path: str | None = None
     universe: str | None = None
     assets: int | None = None

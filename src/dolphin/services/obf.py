@@ -30,12 +30,11 @@ from dolphin.grid.port import GridError
 from dolphin.grid.topics import OBF
 from dolphin.market.book_files import PartWriter, features_as_table
 from dolphin.market.book_schema import FEATURE_FOLDER, FEATURE_SCHEMA
-from dolphin.market.universe import DEFAULT_ASSETS, default_universe, read_universe, take_assets
 from dolphin.orderbook.engine import BookEngine
 from dolphin.orderbook.guards import GuardRules
 from dolphin.orderbook.snapshot import BookSnapshot
 from dolphin.services.book_pusher import Batch, BookPusher
-from dolphin.services.home import SystemSettings
+from dolphin.services.feeds import symbols_of
 from dolphin.services.service import Context
 
 if TYPE_CHECKING:
@@ -105,14 +104,6 @@ class Recorder:
             self.trouble = str(error)
         else:
             self.trouble = ""
-
-
-def symbols_of(settings: SystemSettings) -> tuple[str, ...]:
-    """The universe of the settings: its file's first assets, or the packaged one's. Raises as its reader."""
-    if settings.universe is None:
-        return default_universe()[: settings.assets or DEFAULT_ASSETS]
-    universe = read_universe(Path(settings.universe))
-    return take_assets(universe, settings.assets, settings.universe)[0]
 
 
 class ObfService:

@@ -17,6 +17,7 @@ from dolphin.domain.scan import WARMUP_PRICES
 from dolphin.market.paced import PacedFeed
 from dolphin.scan.warm import warm
 from dolphin.services.feeds import open_market
+from dolphin.services.live_bars import LiveBars
 from dolphin.services.pipeline import ScanPipeline
 from dolphin.services.service import Context
 
@@ -35,7 +36,7 @@ class ScannerService:
         self.context = context
         self.period_s = 1.0
         self._pipeline: ScanPipeline | None = None
-        self._feed: PacedFeed | None = None
+        self._feed: PacedFeed | LiveBars | None = None
         self._last_ns: int | None = None
         self._trouble = ""
         self._reopen = False
@@ -62,6 +63,9 @@ class ScannerService:
             return False, "not started"
         if feed.ended:
             return True, f"{feed.name} has ended: no further bars will come"
+        trouble = feed.trouble if isinstance(feed, LiveBars) else ""
+        if trouble:
+            return False, f"no bars: {trouble}"
         if self._last_ns is None:
             return True, f"warm-up: {pipeline.scanner.bars} of {WARMUP_PRICES} bars"
         late_s = (self.context.clock.now_ns() - self._last_ns) / NS_PER_S
@@ -80,7 +84,11 @@ class ScannerService:
     def start(self) -> None:
         """Open the market and take the ring up. Raises DolphinError."""
         settings = self.context.settings
-        feed = PacedFeed(open_market(settings), settings.market_origin_ns)
+        feed: PacedFeed | LiveBars
+        if settings.feed == "binance":
+            feed = LiveBars(lambda: open_market(settings))
+        else:
+            feed = PacedFeed(open_market(settings), settings.market_origin_ns)
         warm()
         try:
             self._pipeline = ScanPipeline(feed, self.context.home.market, live=True)
@@ -92,7 +100,7 @@ class ScannerService:
         resumed_ns = self._pipeline.resumed_ns
         if resumed_ns >= 0:
             self._last_ns = resumed_ns if self._pipeline.scanner.bars >= WARMUP_PRICES else None
-            feed.seek(feed.position_after(resumed_ns))
+            feed.go_on_after(resumed_ns)
 
     def tick(self) -> None:
         """Make the scans of the bars that are due."""

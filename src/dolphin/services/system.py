@@ -98,11 +98,16 @@ def checked_exchange(settings: SystemSettings) -> None:
     address or speed.
     """
     asking = [word for word in checked_senses(settings.senses) if word != "esof"]
-    if not asking and settings.exchange is None:
+    live = settings.feed == "binance"
+    if not asking and not live and settings.exchange is None:
         return
     if importlib.util.find_spec("ccxt") is None:
-        what = f"--with {','.join(asking)}" if asking else "--exchange"
+        what = "--feed binance" if live else f"--with {','.join(asking)}" if asking else "--exchange"
         raise UsageError(f"{what} needs the feeds extra; `make feeds` installs it")
+    if live and settings.speed != 1.0:
+        raise ConfigError(
+            f"a live market runs at the speed of the world, not {settings.speed:g} times; set speed 1"
+        )
     if asking and settings.speed != 1.0:
         raise ConfigError(
             f"{' and '.join(asking)}: books come at the speed of the world, not {settings.speed:g} times;"
