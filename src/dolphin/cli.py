@@ -52,7 +52,7 @@ COMMANDS: Final = {
     "bridge": "service: brings stored scans to the grid",
     "acb": "service: the circuit breaker's processor",
     "exf": "service: external factors, live or recorded",
-    "esof": "service: esoteric factors, from calendar, sky and closed trades; --now tells them",
+    "esof": "service: esoteric factors, by calendar, sky and trades; --now tells them",
     "books": "service: order books live from the exchange, their features every 100 ms",
     "universe": "service: health of all books once a minute; pick the symbols to trade",
     "watchdog": "service: the survival stack and its posture",

@@ -21,8 +21,8 @@ _EPILOG = """examples:
   dolphin esof --now --home runs/RUN --all
   dolphin esof --at 2026-12-09T00:00:00Z --home DIR
 
-Without --now or --at it is a service: once a minute the score of now goes to the
-grid. It runs until SIGTERM or SIGINT, with its log on the terminal and in
+Without --now or --at it is a service: once a minute the score of now goes to
+the grid. It runs until SIGTERM or SIGINT, with its log on the terminal and in
 DIR/logs; `dolphin up --with esof` runs it with the others.
 
 With them it tells calendar, moon, Mercury and what the closed trades say of
