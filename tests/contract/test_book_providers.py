@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import timeit
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from dolphin.orderbook.engine import BookEngine
 from dolphin.orderbook.mock import MockBooks
 from dolphin.orderbook.provider import BookProvider
 from dolphin.orderbook.snapshot import BookSnapshot
+from dolphin.services.book_cache import BookFile, CachedBooks, FileFirstBooks, Watch, write_cache
 from dolphin.services.grid_books import GridBooks
 
 S = 1_000_000_000
@@ -72,18 +74,45 @@ def grid(folder: Path) -> tuple[BookProvider, Any]:
     return provider, hang
 
 
-@pytest.fixture(params=[mock, recorded, exchange, grid], ids=lambda made: made.__name__)
+hanging: list[tuple[Path, Watch]] = []
+
+
+def file(folder: Path) -> tuple[BookProvider, Any]:
+    """The grid's books are away and the file's in force."""
+    books = {symbol: payload_of(snapshot(10 * S)) for symbol in SYMBOLS}
+    write_cache(folder, BookFile(written_ns=10 * S, circuit="open", books=books))
+    cached = CachedBooks(folder)
+    provider = FileFirstBooks(GridBooks(TypedGrid(InProcessGrid())), cached)
+    cached.refresh()
+    provider.advance(10 * S)
+
+    def hang() -> None:
+        """Whoever opens the file from now on waits for ever, like on a disk that does not answer."""
+        cached.path.unlink()
+        os.mkfifo(cached.path)
+        hanging.append((cached.path, Watch(cached)))
+
+    return provider, hang
+
+
+@pytest.fixture(params=[mock, recorded, exchange, grid, file], ids=lambda made: made.__name__)
 def made(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[BookProvider, Callable[[], Any]]]:
     with pytest.MonkeyPatch.context() as patch:
         kind = type(InProcessGrid().map("DOLPHIN_FEATURES"))
         for name in ("get", "get_all", "keys", "entries"):
             patch.setattr(kind, name, getattr(kind, name))  # put back what `hang` replaces
         yield request.param(tmp_path)
+        for path, watch in hanging:
+            os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
+            watch.stop()
+        hanging.clear()
 
 
 def test_labels_differ(tmp_path: Path) -> None:
-    labels = [each(tmp_path / str(i))[0].label for i, each in enumerate((mock, recorded, exchange, grid))]
-    assert labels == ["mock", "recorded", "binance", "grid"]
+    labels = [
+        each(tmp_path / str(i))[0].label for i, each in enumerate((mock, recorded, exchange, grid, file))
+    ]
+    assert labels == ["mock", "recorded", "binance", "grid", "file"]
 
 
 def test_a_read_gives_the_newest_snapshot(made: tuple[BookProvider, Any]) -> None:

@@ -9,6 +9,8 @@ Entry point: `TraderService`.
    that is older than 30 s closes the position. A standby never becomes leader without the grid.
 3. A scan's event only wakes. What is decided comes from the log by sequence, then from the Arrow store.
 4. A dry run decides everything and writes nothing: no lock, no term, no grid, a journal that is thrown away.
+5. Books come from the grid's near view, or from the book service's file while that says that the grid does
+   not take them. A thread keeps the file read; between a bar and its decision nothing is waited for.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from dolphin.host.telling import scan_line, trade_line
 from dolphin.journal.fenced import FencedJournal, highest_fence
 from dolphin.journal.store import Journal
 from dolphin.market.scan_store import ScanStore
+from dolphin.services.book_cache import CachedBooks, FileFirstBooks, Watch
 from dolphin.services.book_senses import BookSenses
 from dolphin.services.circuit import Circuit
 from dolphin.services.embedded import check_same
@@ -75,6 +78,8 @@ class TraderService:
         self._trader: Trader | None = None
         self._lock: FencedLock | None = None
         self._switch = KillSwitch(context.home.kill_switch)
+        #: What the book service writes while the grid does not take it; read beside the decisions.
+        self.book_file = CachedBooks(context.home.ob_cache)
         self._identity: Identity | None = None
         self._symbols: tuple[str, ...] = ()
         self._store = ScanStore(context.home.market)
@@ -358,7 +363,14 @@ class TraderService:
         identity = self._identity
         if identity is None:
             raise ConfigError("the trader was not started")
-        books = GridBooks(self.context.grid)
+        on_grid = GridBooks(self.context.grid)
+        watch = Watch(self.book_file)
+        books = FileFirstBooks(on_grid, self.book_file)
+
+        def close() -> None:
+            on_grid.close()
+            watch.stop()
+
         return Trader(
             identity.session(self._symbols),
             journal,
@@ -370,7 +382,7 @@ class TraderService:
             switch=self._switch,
             publish=publish,
             signals=False,
-            senses=BookSenses(books, self._symbols, books.close),
+            senses=BookSenses(books, self._symbols, close, books.take_news),
         )
 
     def _lead_without_trace(self) -> None:

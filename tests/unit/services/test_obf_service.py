@@ -143,13 +143,15 @@ def test_books_and_features_reach_the_grid_and_are_recorded(system: BookSystem) 
 
 def test_without_the_grid_the_file_and_with_it_the_grid_again(system: BookSystem) -> None:
     peer = system.memory.peer()
-    books = FileFirstBooks(GridBooks(TypedGrid(peer)), CachedBooks(system.home.ob_cache))
+    cached = CachedBooks(system.home.ob_cache)
+    books = FileFirstBooks(GridBooks(TypedGrid(peer)), cached)
     grid, pusher = system.door, system.obf.pusher
 
     def now() -> int:
         return system.clock.now_ns()
 
     def label() -> str:
+        cached.refresh()
         books.advance(now())
         return books.label
 
