@@ -1,4 +1,4 @@
-"""`dolphin data`: build a scan cache; check data; rebuild recorded books; download klines."""
+"""`dolphin data`: build a scan cache; check data; rebuild recorded books and markets; download klines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dolphin.commands import data_books, data_download
+from dolphin.commands import data_books, data_download, data_market
 from dolphin.commands.shared import (
     add_json,
     add_settings,
@@ -32,6 +32,7 @@ _EPILOG = """examples:
   dolphin data build --feed recorded prices.parquet --out CACHE
   dolphin data build --scans runs/RUN --out CACHE
   dolphin data books RAW.parquet --out ROWS.parquet
+  dolphin data market RECORDING --out replay
   dolphin data download --symbols BTCUSDT --from 2026-11-01 --out K.parquet
 """
 
@@ -59,7 +60,7 @@ with the thresholds and the holding time of the named set.
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the subcommands."""
     parser.epilog = _EPILOG
-    verbs = parser.add_subparsers(dest="verb", metavar="build|check|books|download", required=True)
+    verbs = parser.add_subparsers(dest="verb", metavar="build|check|books|market|download", required=True)
     build = verbs.add_parser("build", help="make a daily scan cache from prices, or from stored scans",
                              description="Make a daily scan cache from prices, or from stored scans.",
                              epilog=_BUILD_EPILOG)  # fmt: skip
@@ -87,8 +88,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument("path", nargs="?", metavar="PATH", help="recording, for --feed recorded")
     add_settings(check, "set", "feed", "universe", "assets", "seed", "days", "edge_bps", "vol_threshold")
     books = data_books.add_to(verbs)
+    market = data_market.add_to(verbs)
     download = data_download.add_to(verbs)
-    for sub in (build, check, books, download):
+    for sub in (build, check, books, market, download):
         sub.set_defaults(parser=sub)
         sub.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
@@ -111,6 +113,8 @@ def execute(args: argparse.Namespace) -> int:
     """Do the verb."""
     if args.verb == "books":
         return data_books.execute(args)
+    if args.verb == "market":
+        return data_market.execute(args)
     if args.verb == "download":
         return data_download.execute(args)
     return _check(args) if args.verb == "check" else _build(args)

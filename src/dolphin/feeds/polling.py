@@ -70,7 +70,9 @@ class Schedule:
         if not passes or self.failures >= self.pace.tries:
             self.failures = 0
             return self._period_s()
-        most_s = min(self.pace.backoff_max_s, self.pace.backoff_first_s * 2.0 ** (self.failures - 1))
+        # Bounded before it is a power: the 1,025th failure in a row would be beyond any float.
+        doublings = min(self.failures - 1, 60)
+        most_s = min(self.pace.backoff_max_s, self.pace.backoff_first_s * 2.0**doublings)
         return self._chance.uniform(0.5, 1.0) * most_s
 
     def _period_s(self) -> float:

@@ -24,8 +24,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-import msgspec
-
 from dolphin.domain.bar import Bar
 from dolphin.domain.clock import NS_PER_S
 from dolphin.domain.errors import ConfigError, DataError, DolphinError, plural
@@ -36,6 +34,7 @@ from dolphin.feeds.klines import closes_of
 from dolphin.feeds.polling import Pace
 from dolphin.feeds.price_board import NS_PER_MS, PriceBoard, warmup_bars
 from dolphin.feeds.streams import LIFE_S, PACE, SILENT_S, StreamKeeper
+from dolphin.market.book_messages import AggTrade, agg_trade_from
 from dolphin.market.feed import digest
 
 INTERVAL_NS: Final = 5 * NS_PER_S
@@ -50,30 +49,9 @@ START_S: Final = 180.0
 STOP_S: Final = 10.0
 
 
-class _Trade(msgspec.Struct, gc=False):
-    e: str
-    s: str
-    p: float
-    E: int
-    T: int
-
-
-class _OnStream(msgspec.Struct, gc=False):
-    data: _Trade
-
-
-_BARE = msgspec.json.Decoder(_Trade, strict=False)
-_STREAM = msgspec.json.Decoder(_OnStream, strict=False)
-
-
-def trade_from(text: str) -> _Trade | None:
+def trade_from(text: str) -> AggTrade | None:
     """The aggregate trade of a frame, None where it is another message. Raises DataError."""
-    if '"aggTrade"' not in text[:200]:
-        return None
-    try:
-        return _STREAM.decode(text).data if '"data"' in text[:80] else _BARE.decode(text)
-    except (msgspec.DecodeError, UnicodeError) as error:
-        raise DataError(f"aggTrade message refused: {error}") from error
+    return agg_trade_from(text) if '"aggTrade"' in text[:200] else None
 
 
 class BinancePrices:

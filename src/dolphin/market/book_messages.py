@@ -29,6 +29,8 @@ from dolphin.orderbook.book import DepthSnapshot, Difference
 DEPTH: Final = "depth"
 SNAPSHOT: Final = "snapshot"
 BOOK_TICKER: Final = "bookTicker"
+#: Aggregate trades, and single ones as older recordings have them.
+TRADES: Final = ("aggTrade", "trade")
 RAW_COLUMNS: Final = ("recv_ts", "kind", "raw")
 SYMBOL_COLUMN: Final = "symbol"
 #: What a recorder writes; a file of one symbol may go without the last column.
@@ -81,6 +83,18 @@ class BookTicker(msgspec.Struct, gc=False):
     s: str = ""
 
 
+class AggTrade(msgspec.Struct, gc=False):
+    """A trade: symbol, price in USDT as told (any number), exchange's ms."""
+
+    s: str
+    p: float
+    T: _Millis
+
+
+class _TradeOnStream(msgspec.Struct, gc=False):
+    data: AggTrade
+
+
 class _DepthOnStream(msgspec.Struct, gc=False):
     data: _Depth
 
@@ -93,6 +107,8 @@ _DEPTH_STREAM = msgspec.json.Decoder(_DepthOnStream, strict=False)
 _DEPTH_BARE = msgspec.json.Decoder(_Depth, strict=False)
 _TICKER_STREAM = msgspec.json.Decoder(_TickerOnStream, strict=False)
 _TICKER_BARE = msgspec.json.Decoder(BookTicker, strict=False)
+_TRADE_STREAM = msgspec.json.Decoder(_TradeOnStream, strict=False)
+_TRADE_BARE = msgspec.json.Decoder(AggTrade, strict=False)
 _SNAPSHOT = msgspec.json.Decoder(_Snapshot, strict=False)
 
 
@@ -138,6 +154,14 @@ def ticker_from(raw: str) -> BookTicker:
             return _TICKER_BARE.decode(raw)
     except (msgspec.DecodeError, UnicodeError) as error:
         raise DataError(f"bookTicker message refused: {error}") from error
+
+
+def agg_trade_from(raw: str) -> AggTrade:
+    """The trade of an aggTrade message, or of a single trade's. Raises DataError."""
+    try:
+        return _TRADE_STREAM.decode(raw).data if '"data"' in raw[:80] else _TRADE_BARE.decode(raw)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise DataError(f"aggTrade message refused: {error}") from error
 
 
 Source: TypeAlias = Path | str | Sequence[Path]
@@ -217,6 +241,17 @@ def _of_symbol(
     return batch.filter(ours), taken, symbol
 
 
+def symbols_in(source: Source) -> tuple[str, ...]:
+    """Symbols of a recording that names them, sorted; none where no file does. Raises as `read_messages`."""
+    found: set[str] = set()
+    for path in raw_files(source):
+        with _open(path) as file:
+            if SYMBOL_COLUMN in file.schema_arrow.names:
+                for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=[SYMBOL_COLUMN]):
+                    found |= set(batch.column(0).cast(pa.string()).unique().to_pylist())
+    return tuple(sorted(symbol for symbol in found if symbol))
+
+
 def count_messages(source: Source) -> int:
     """Rows of a recording, of all symbols and kinds. Raises DataError, StoreError as `read_messages`."""
     n_rows = 0
@@ -226,9 +261,10 @@ def count_messages(source: Source) -> int:
     return n_rows
 
 
-def _open(path: Path) -> pq.ParquetFile:
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """A Parquet file of any columns. Raises StoreError, DataError."""
     try:
-        file = pq.ParquetFile(path)
+        return pq.ParquetFile(path)
     except FileNotFoundError as error:
         raise StoreError(f"{path}: no such file; check the path") from error
     except pa.ArrowInvalid as error:
@@ -237,6 +273,10 @@ def _open(path: Path) -> pq.ParquetFile:
         raise StoreError(
             f"{path}: cannot be read ({_line(error)}); check the path and permissions"
         ) from error
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    file = open_parquet(path)
     schema = file.schema_arrow
     for name in RAW_COLUMNS:
         if schema.names.count(name) != 1:

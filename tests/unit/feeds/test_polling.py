@@ -18,6 +18,12 @@ def test_turns_come_a_period_apart_with_jitter() -> None:
     assert 0.0 <= schedule.first_s() <= 5.0
 
 
+def test_a_night_of_failures_is_waited_out() -> None:
+    schedule = Schedule(Pace(period_s=60.0, tries=1_000_000, backoff_first_s=0.2, backoff_max_s=30.0), "1")
+    waits = [schedule.after_failure_s(passes=True) for _ in range(5_000)]
+    assert all(15.0 <= wait <= 30.0 for wait in waits[20:])
+
+
 def test_the_seed_decides_and_sources_differ() -> None:
     def waits(seed: str) -> list[float]:
         schedule = Schedule(PACE, seed)
