@@ -40,8 +40,9 @@ from dolphin.host.draws import draws
 from dolphin.host.inputs import NEUTRAL, HostInputs
 from dolphin.journal.ledger import ClosedTrade
 from dolphin.orderbook.engine import BookEngine, BookState
-from dolphin.orderbook.fold import Arrivals
+from dolphin.orderbook.fold import Arrivals, admit, new_arrivals
 from dolphin.risk.breaker_day import stress_share
+from dolphin.risk.esoteric import esof_mult
 
 #: Reasons that the host gives, and the engine only repeats.
 HOST_REFUSALS: Final = (STALE_SCAN, LEDGER_HALT, OPERATOR_HALT)
@@ -332,7 +333,18 @@ class Session:
             self.books.restore(state.books)
 
 
-def warm(params: ParameterSet, symbols: Sequence[str]) -> None:
-    """Compile the kernels on a session of their own, so that no first decision waits for a compiler."""
+def warm(params: ParameterSet, symbols: Sequence[str], *, books: bool = False) -> None:
+    """Compile the kernels on a session of their own, so that no first decision waits for a compiler.
+
+    With books those that judge and fold them too.
+    """
     session = Session(params, symbols, deployment="WARM")
-    session.on_scan(ScanRow(0, 0, 0.0, 0.0, 0.0, float("nan"), np.ones(len(symbols))))
+    inputs = NEUTRAL
+    if books:
+        readings = new_arrivals(len(symbols))
+        admit(readings)
+        inputs = HostInputs(readings=readings)
+    session.on_scan(ScanRow(0, 0, 0.0, 0.0, 0.0, float("nan"), np.ones(len(symbols))), inputs=inputs)
+    session.stress()
+    # The organs ask for it between a bar and its decision.
+    esof_mult(0.0, 0.0)

@@ -226,7 +226,7 @@ class _Run:
         write_settings(settings.folder, settings.identity(self.feed).recorded(), self.feed.symbols)
         if settings.scan_path == "fast":
             warm_scanner()
-        warm_session(settings.params, self.feed.symbols)
+        warm_session(settings.params, self.feed.symbols, books=bool(settings.books))
         trader.recover()
         if trader.unreplayed:
             pipeline.rewind(

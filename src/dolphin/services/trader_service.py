@@ -161,7 +161,7 @@ class TraderService:
             self._symbols = feed.symbols
             self._identity = identity_of(self.context.settings, feed)
         self._identity.session(self._symbols)
-        warm(self._identity.params, self._symbols)
+        warm(self._identity.params, self._symbols, books=True)
         grid = self.context.grid
         # A grid that is away now is listened to as soon as it comes back: see `tick`.
         with contextlib.suppress(GridError):
