@@ -10,22 +10,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dolphin.commands.shared import add_json, print_json, tell
-from dolphin.domain.errors import DolphinError, UsageError
+from dolphin.domain.errors import DolphinError
 
 if TYPE_CHECKING:
     from dolphin.services.home import Home
     from dolphin.services.kill_switch import KillSwitch
 
 _EPILOGS = {
-    "halt": """example:
+    "halt": """examples:
   dolphin halt --home DIR --reason "exchange maintenance"
+  dolphin halt --home runs/RUN             a run on live prices
 
 From the next scan on nothing is entered; an open position is managed as ever.
 The switch is a local file: it works with the grid dead, it survives restarts,
 and `dolphin resume` lifts it.
 """,
-    "flatten": """example:
+    "flatten": """examples:
   dolphin flatten --home DIR --reason "do not like it"
+  dolphin flatten --home runs/RUN          a run on live prices
 
 On the next scan the open position is closed at the market; nothing is entered
 after it. `dolphin resume` lifts the switch.
@@ -50,8 +52,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     command = parser.prog.split()[-1]
     parser.epilog = _EPILOGS[command]
     parser.add_argument(
-        "--home", default="dolphin-home", metavar="DIR", help="the system's folder (default dolphin-home)"
-    )
+        "--home", default="dolphin-home", metavar="DIR",
+        help="the folder of the system (default dolphin-home), or of a run on live prices",
+    )  # fmt: skip
     if command == "resume":
         which = parser.add_mutually_exclusive_group()
         which.add_argument("--oracle", action="store_true", help="lift what the oracle has engaged")
@@ -65,15 +68,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Engage or lift the switch; 0 when it is as asked, 1 when something else holds it on after a resume."""
-    from dolphin.services.kill_switch import KillSwitch
-
-    folder = Path(args.home)
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no system here; give the folder of the system with --home")
     from dolphin.services.home import Home
+    from dolphin.services.kill_switch import KillSwitch
+    from dolphin.services.switch_folder import switch_of
 
-    home = Home(folder)
-    switch = KillSwitch(home.kill_switch)
+    home = Home(Path(args.home))
+    found = switch_of(home.root)
+    switch = KillSwitch(found.path)
     if args.command == "resume":
         return _resume(args, switch)
     word = "HALT" if args.command == "halt" else "FLATTEN"
@@ -84,7 +85,9 @@ def execute(args: argparse.Namespace) -> int:
         now_ns=_now_ns(home),
     )
     if args.json:
-        print_json({"engaged": True, "state": state.state, "by": state.by, "reason": state.reason})
+        print_json({
+            "engaged": True, "state": state.state, "by": state.by, "reason": state.reason, "note": found.note
+        })  # fmt: skip
         return 0
     at = f"--home {shlex.quote(args.home)}"
     if state.state != word:
@@ -92,7 +95,9 @@ def execute(args: argparse.Namespace) -> int:
         tell(f"weaken it with: dolphin resume {at}; dolphin halt {at}")
         return 0
     tell(f"on: {state.told()}")
-    if word == "HALT":
+    if found.note:
+        tell(found.note)
+    elif word == "HALT":
         tell("no entries from the next scan on; an open position is managed as ever")
     else:
         tell("the open position closes on the next scan; no entries after it")

@@ -35,7 +35,7 @@ from dolphin.scan.scanner import Path as ScanPath
 from dolphin.scan.warm import warm as warm_scanner
 from dolphin.services.book_senses import BINANCE, MOCK, Together, books_identity, open_books
 from dolphin.services.forewarner_gate import NO_FOREWARNER, Assessor, due, publish_verdict
-from dolphin.services.kill_switch import KillSwitch
+from dolphin.services.kill_switch import SWITCH_FILE, KillSwitch
 from dolphin.services.live_hold import WarmupHold
 from dolphin.services.pipeline import RING_FILE, ScanPipeline
 from dolphin.services.senses import SYNTHETIC, Senses, SyntheticOrgans
@@ -104,8 +104,6 @@ OnStep = Callable[[Step], None]
 
 SYNTHETIC_BOOKS = "Order books are the synthetic market's own: ranking, confidence, size and exits use them."
 SYNTHETIC_FACTORS = "The circuit breaker hears the synthetic market's own factors, minute by minute."
-#: The operator's switch of a live run, in its folder; written as `dolphin halt` writes a system's.
-SWITCH_FILE = "kill_switch.json"
 PAPER = "Paper: fills are modelled, no order left this machine."
 
 

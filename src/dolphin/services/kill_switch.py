@@ -29,6 +29,8 @@ from dolphin.services.durable import write_durably
 
 Word: TypeAlias = Literal["HALT", "FLATTEN"]
 
+#: Its name in a system's folder, and in that of a run on live prices.
+SWITCH_FILE: Final = "kill_switch.json"
 OPERATOR: Final = "operator"
 ORACLE: Final = "oracle"
 #: The name under which a file that nobody can read counts as engaged.

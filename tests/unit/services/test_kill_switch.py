@@ -16,10 +16,20 @@ import pytest
 from dolphin.cli import main
 from dolphin.domain.clock import NS_PER_S
 from dolphin.domain.errors import StoreError
+from dolphin.journal.store import Journal
 from dolphin.services import kill_switch
 from dolphin.services.durable import DurableState, write_durably
 from dolphin.services.home import Home, SystemSettings
-from dolphin.services.kill_switch import DAMAGED, OPERATOR, ORACLE, Engagement, KillSwitch, SwitchState
+from dolphin.services.kill_switch import (
+    DAMAGED,
+    OPERATOR,
+    ORACLE,
+    SWITCH_FILE,
+    Engagement,
+    KillSwitch,
+    SwitchState,
+)
+from dolphin.services.live_hold import WarmupHold
 
 NOW = 1_767_571_200_000_000_000
 
@@ -167,6 +177,7 @@ def test_a_switch_that_cannot_be_read_is_an_engaged_one(tmp_path: Path) -> None:
 
 def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     home = str(tmp_path)
+    Home(tmp_path).save(SystemSettings())
     assert main(["halt", "--home", home, "--reason", "maintenance"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("on: HALT by ")
@@ -181,7 +192,7 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["resume", "--home", home, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"engaged": False, "was": None, "lifted": {}, "left": {}}
     assert main(["halt", "--home", home + "/nowhere"]) == 2
-    assert "no system here" in capsys.readouterr().err
+    assert "no such folder; give the folder of a system, or of a live run" in capsys.readouterr().err
 
 
 def test_resume_names_the_oracle_or_leaves_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,6 +238,7 @@ def test_a_halt_is_stamped_by_the_clock_of_its_system(tmp_path: Path) -> None:
 
 def test_it_works_without_any_extra(tmp_path: Path) -> None:
     """The operator's way out works where every extra is broken."""
+    (tmp_path / "trader").mkdir()
     code = (
         "import sys\n"
         "for name in ('hazelcast', 'supervisor', 'apprise', 'prometheus_client', 'psutil', 'pyarrow'):\n"
@@ -237,6 +249,83 @@ def test_it_works_without_any_extra(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert KillSwitch(tmp_path / "kill_switch.json").read() is not None
+
+
+def live_run(folder: Path, feed: str | None = "binance", status: str = "running") -> Path:
+    """A run's folder as far as a switch looks into it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "settings.json").write_text(json.dumps({} if feed is None else {"feed": feed}))
+    journal = Journal.create(folder / "journal.db", {})
+    journal.set_meta({"status": status})
+    journal.close()
+    return folder
+
+
+def test_the_switch_of_a_live_run_is_engaged_and_lifted_in_its_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = live_run(tmp_path / "run")
+    assert main(["halt", "--home", str(folder), "--reason", "news"]) == 0
+    assert "no entries from the next scan on" in capsys.readouterr().out
+    # The run's own, which holds its warm-up too, hears it.
+    heard = WarmupHold(folder / SWITCH_FILE, lambda: 1, NOW, needed=1).read()
+    assert heard is not None
+    assert (heard.state, heard.reason) == ("HALT", "news")
+    assert main(["flatten", "--home", str(folder)]) == 0
+    assert main(["resume", "--home", str(folder)]) == 0
+    assert capsys.readouterr().out.endswith("as far as the posture allows\n")
+    assert not (folder / SWITCH_FILE).exists()
+
+
+@pytest.mark.parametrize("status", ["finished", "interrupted"])
+def test_a_live_run_that_has_ended_says_when_the_switch_holds(
+    status: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = live_run(tmp_path, status=status)
+    assert main(["halt", "--home", str(folder), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (
+        told["note"] == f"the run here is {status}: the switch holds from the next `dolphin run --resume` on"
+    )
+    assert main(["flatten", "--home", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "--resume` on\n" in out
+    assert "closes on the next scan" not in out
+
+
+@pytest.mark.parametrize("damage", ["journal.db", "settings.json"])
+def test_a_live_run_in_ruins_can_be_halted(damage: str, tmp_path: Path) -> None:
+    folder = live_run(tmp_path)
+    (folder / damage).write_bytes(b"{")
+    assert main(["halt", "--home", str(folder)]) == 0
+    assert KillSwitch(folder / SWITCH_FILE).read() is not None
+
+
+def test_a_system_without_its_settings_can_be_halted(tmp_path: Path) -> None:
+    (tmp_path / "trader").mkdir()
+    assert main(["halt", "--home", str(tmp_path)]) == 0
+    assert KillSwitch(tmp_path / SWITCH_FILE).read() is not None
+
+
+@pytest.mark.parametrize("command", ["halt", "flatten", "resume"])
+def test_a_folder_that_nothing_hears_is_refused_in_one_line(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty, synthetic, cache, system = (tmp_path / name for name in ("empty", "synthetic", "cache", "system"))
+    empty.mkdir()
+    Home(system).save(SystemSettings())
+    for folder, text in (
+        (empty, "neither a system (system.json) nor a run on live prices (settings.json)"),
+        (live_run(synthetic, "synthetic"), "a run of synthetic, which hears no switch"),
+        (live_run(cache, None), "a run of a scan cache, which hears no switch"),
+        (live_run(system / "trader"), f"the system is in the folder above; give --home {system}"),
+    ):
+        assert main([command, "--home", str(folder)]) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert text in said.err
+        assert len(said.err.splitlines()) == 1
+        assert not (folder / SWITCH_FILE).exists()
 
 
 def test_a_durable_state_is_there_whole_or_not_at_all(tmp_path: Path) -> None:

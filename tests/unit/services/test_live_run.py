@@ -17,8 +17,8 @@ from dolphin.journal.store import Journal
 from dolphin.market.feed import digest
 from dolphin.market.scan_store import ScanStore
 from dolphin.market.synthetic import SyntheticFeed
-from dolphin.services.embedded import SWITCH_FILE, RunSettings, run
-from dolphin.services.kill_switch import KillSwitch
+from dolphin.services.embedded import RunSettings, run
+from dolphin.services.kill_switch import SWITCH_FILE, KillSwitch
 from dolphin.services.live_hold import NAME, WarmupHold
 
 STEP = 5 * NS_PER_S
