@@ -175,7 +175,10 @@ def books(url: str, folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
     sent = Delays()
     cost = Cost(asked.settle)
 
+    fresh: list[float] = []
+
     def each() -> None:
+        fresh.append(service.gauges()["books_fresh"])
         received.take(flow.delays_ns)
         sent.take(sent_ns)
 
@@ -188,13 +191,16 @@ def books(url: str, folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
         **cost.figures(),
         **received.figures("received_to_features"),
         **sent.figures("sent_to_features"),
+        "fresh_books_mean": round(float(np.mean(fresh)), 2),
+        "fresh_books_least": min(fresh),
         "pushed_books": context.counts["pushed_books"],
         "batches_replaced": context.counts["batches_replaced"],
         "books_refused": features.n_refused,
         "rows_dropped": features.n_dropped,
         "errors": flow.counts["errors"],
         "resyncs": flow.counts["resyncs"],
-        "snapshots": flow.counts["snapshots"],
+        "refreshes": flow.counts["refreshes"],
+        "stalls": flow.counts["stalls"],
     }
     service.stop()
     grid.close()

@@ -8,7 +8,9 @@ Invariants
 2. After any error a symbol's book is forgotten before it is watched again, after a jittered back-off that
    doubles. A wait that the exchange asks for is kept. At most four symbols take their snapshots at a time.
 3. A side is known as far as its snapshot showed, never by levels beyond. A new snapshot is taken every
-   minute, sooner where price moved so far that less is covered, never where a side is whole.
+   minute, sooner where price moved so far that less is covered, never where a side is whole; of many symbols
+   less often, since the exchange counts a snapshot's weight. A sound book is watched until its turn comes,
+   one at a time, and only while none is broken: what is refreshed is out for about a second.
 4. Only the newest bands of a symbol are kept; nothing here waits for a reader.
 """
 
@@ -44,6 +46,8 @@ from dolphin.orderbook.snapshot import BookSnapshot
 LEVELS: Final = 1_000
 #: Symbols that may wait for a snapshot at a time.
 ENTERING_MAX: Final = 4
+#: A snapshot of 1,000 levels costs the client's limiter a second; what is refreshed leaves it a third idle.
+REFRESH_EACH_NS: Final = 3 * NS_PER_S // 2
 #: Least distance of two snapshots of one symbol that nothing broke.
 RESYNC_MIN_NS: Final = 10 * NS_PER_S
 #: Good updates after which a symbol's back-off begins anew.
@@ -78,7 +82,8 @@ class _Watched:
         self.n_updates = 0  # since its snapshot
         self.push_seq = 0
         self.stalls_in_row = 0
-        self.resync = False
+        self.resync = False  # broken: it has to be taken anew
+        self.refresh = False  # sound, and to be taken anew when its turn comes
 
 
 class BookFlow:
@@ -115,7 +120,8 @@ class BookFlow:
     ) -> None:
         self.symbols = tuple(symbols)
         self.view = view
-        #: updates, crossed, dark, stalls, resyncs, errors, error_<class>: since the start.
+        #: updates, crossed, dark, stalls, resyncs (of broken books), refreshes (of sound ones), errors,
+        #: error_<class>: since the start.
         self.counts: Counter[str] = Counter()
         #: Nanoseconds from a difference's arrival to the end of `on_book` for its bands, the newest.
         self.delays_ns: deque[int] = deque(maxlen=65_536)
@@ -125,7 +131,7 @@ class BookFlow:
         self._base_url = base_url
         self._now_ns, self._mono_ns = now_ns, mono_ns
         self._check_every_s = check_every_s
-        self._refresh_ns = int(refresh_every_s * NS_PER_S)
+        self._refresh_ns = max(int(refresh_every_s * NS_PER_S), len(self.symbols) * REFRESH_EACH_NS)
         self._pace = pace or Pace(period_s=30.0, tries=1_000_000, backoff_first_s=0.2, backoff_max_s=30.0)
         self._seed = seed
         self._chance = random.Random(f"{seed}:refresh")  # noqa: S311 jitter, no secret
@@ -139,7 +145,11 @@ class BookFlow:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: asyncio.Event | None = None
         self._entering: asyncio.Semaphore | None = None
+        #: Symbols that wait for a first snapshot or take it, and whether a sound book is refreshed.
+        self._n_entering = 0
+        self._refreshing = False
         self._ready = threading.Event()
+        self._stopping = False
         self.exchange: PublicBinance | None = None
 
     # from any thread
@@ -147,16 +157,19 @@ class BookFlow:
     def start(self) -> None:
         """Begin to watch; returns at once. Raises ConfigError for a wrong address."""
         self.exchange = make_exchange(self._base_url)
+        self._stopping = False
         self._thread = threading.Thread(target=self._run, name="books", daemon=True)
         self._thread.start()
         self._ready.wait(STOP_S)
 
     def stop(self) -> None:
         """Watch no more and close the connections; the last books stay in the view."""
-        if self._thread is None or self._loop is None or self._ended is None:
+        self._stopping = True
+        if self._thread is None:
             return
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._ended.set)
+        if self._loop is not None and self._ended is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._ended.set)
         self._thread.join(STOP_S)
         self._thread = None
 
@@ -184,6 +197,8 @@ class BookFlow:
         self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
         self._entering = asyncio.Semaphore(ENTERING_MAX)
         self._ready.set()
+        if self._stopping:  # before there was a loop to be told
+            self._ended.set()
         ended = asyncio.create_task(self._ended.wait())
         while not ended.done():
             life = asyncio.create_task(self._live())
@@ -245,18 +260,37 @@ class BookFlow:
         assert self._entering is not None
         while True:
             try:
-                async with self._entering:
-                    exchange.forget_book(one.market)
-                    one.resync, one.n_updates, one.arrived_ns = False, 0, 0
-                    one.guard.begin(self._mono_ns())
-                    book = await exchange.watch_order_book(one.market, self._levels)
+                # Not watched while it waits for its turn, and that is nobody's silence.
+                one.guard.pause()
+                self._n_entering += 1
+                try:
+                    async with self._entering:
+                        book = await self._found(exchange, one)
+                finally:
+                    self._n_entering -= 1
                 self._take(one, book)
                 while not one.resync:
-                    self._take(one, await exchange.watch_order_book(one.market, self._levels))
+                    if one.refresh and not self._n_entering and not self._refreshing:
+                        self._refreshing = True
+                        try:
+                            book = await self._found(exchange, one)
+                        finally:
+                            self._refreshing = False
+                        self.counts["refreshes"] += 1
+                        self._take(one, book)
+                    else:
+                        self._take(one, await exchange.watch_order_book(one.market, self._levels))
                 self.counts["resyncs"] += 1
             except Exception as error:  # ccxt's own, and what its parsing brings: the book is taken anew
                 self._failed(one.symbol, error)
                 await asyncio.sleep(self._wait_s(exchange, one.schedule))
+
+    async def _found(self, exchange: PublicBinance, one: _Watched) -> Any:
+        """The book founded anew on a snapshot. Raises what the client raises."""
+        exchange.forget_book(one.market)
+        one.resync, one.refresh, one.n_updates, one.arrived_ns = False, False, 0, 0
+        one.guard.begin(self._mono_ns())
+        return await exchange.watch_order_book(one.market, self._levels)
 
     def _wait_s(self, exchange: PublicBinance, schedule: Schedule) -> float:
         """Seconds of back-off, at least what the exchange asked for."""
@@ -358,7 +392,7 @@ class BookFlow:
         whole = math.isinf(one.bid_edge) and math.isinf(one.ask_edge)
         fell = snapshot.visible_bps < one.reach_bps and now_ns - one.snapshot_ns >= RESYNC_MIN_NS
         if fell or (not whole and now_ns >= one.refresh_at_ns):
-            one.resync = True
+            one.refresh = True
 
     # silence
 

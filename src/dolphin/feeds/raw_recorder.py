@@ -74,14 +74,12 @@ class RawRecorder:
             self._rows, self._n_bytes = [], 0
         if not rows:
             return []
-        columns = list(zip(*rows, strict=True))
-        arrays = [
-            pa.array(list(column), kind).cast(field.type)
-            for column, kind, field in zip(
-                columns, (pa.int64(), pa.string(), pa.large_string(), pa.string()), RAW_SCHEMA, strict=True
-            )
-        ]
+        kinds = (pa.int64(), pa.string(), pa.large_string(), pa.string())
         try:
+            arrays = [
+                pa.array(list(column), kind).cast(field.type)
+                for column, kind, field in zip(zip(*rows, strict=True), kinds, RAW_SCHEMA, strict=True)
+            ]
             paths = self._writer.write([pa.Table.from_arrays(arrays, schema=RAW_SCHEMA)])
         except Exception:
             with self._lock:

@@ -357,7 +357,8 @@ def fold_bar(
             known += 1
             before = before + was
             now = now + past.references[i, reach[i]]
-        elif last >= 0:
+        elif last >= 0 and past.references[i, last] == past.references[i, last]:
+            # A preloaded day has no reference for an asset that it never shows so.
             known += 1
             before = before + past.references[i, last]
             now = now + past.references[i, last]

@@ -77,6 +77,10 @@ class SymbolGuard:
         self._heard_ns = now_ns
         self._dark_streak = 0
 
+    def pause(self) -> None:
+        """Nothing is watched now, as while a symbol waits for its turn: no silence counts."""
+        self._heard_ns = None
+
     def difference(self, volume: bool) -> str:
         """One difference was applied; volume: it sets a quantity above zero. A notice when it turns dark."""
         if volume:

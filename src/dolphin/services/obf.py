@@ -91,6 +91,11 @@ class Recorder:
             self.flush()
         self.flush()
 
+    @property
+    def n_messages_dropped(self) -> int:
+        """Raw messages that found no room while the disk refused."""
+        return 0 if self._raw is None else self._raw.n_dropped
+
     def flush(self) -> None:
         """Write what waits; what the disk refuses waits on."""
         tables = [self._waiting.popleft() for _ in range(len(self._waiting))]
@@ -99,9 +104,9 @@ class Recorder:
             tables = []
             if self._raw is not None:
                 self._raw.flush()
-        except StoreError as error:
+        except Exception as error:  # the next flush has to come, whatever this one met
             self._waiting.extendleft(reversed(tables))
-            self.trouble = str(error)
+            self.trouble = str(error) if isinstance(error, StoreError) else f"cannot record: {error!r}"
         else:
             self.trouble = ""
 
@@ -123,6 +128,7 @@ class ObfService:
         self._tell_later: deque[str] = deque(maxlen=100)
         self.pusher = BookPusher(context.grid, context.home.ob_cache, context.counts, self._tell_later.append)
         self._recorder: Recorder | None = None
+        self._told_dropped = False
         self._bar = -1
         self._n_fresh = 0
         self._fresh_ns: int | None = None
@@ -159,6 +165,7 @@ class ObfService:
             found["symbols_stale"] = float(len(self.flow.stale()))
         if self._recorder is not None:
             found["records_dropped"] = float(self._recorder.n_dropped)
+            found["messages_dropped"] = float(self._recorder.n_messages_dropped)
         if self.features is not None:
             found["books_refused"] = float(self.features.n_refused)
             found["rows_dropped"] = float(self.features.n_dropped)
@@ -276,6 +283,10 @@ class ObfService:
                 self.context.tell("stale_data", text)
             else:
                 _log.warning("%s", text)
+        recorder = self._recorder
+        if recorder is not None and not self._told_dropped and (n := recorder.n_messages_dropped):
+            self._told_dropped = True
+            self.context.tell("resources", f"{n:,} raw messages dropped, {recorder.trouble or 'no room'}")
         while self._tell_later:
             self.context.tell("grid", self._tell_later.popleft())
 

@@ -14,6 +14,7 @@ import pytest
 from dolphin.domain.clock import NS_PER_S, day_from_ns
 from dolphin.feeds.book_flow import BookFlow
 from dolphin.feeds.book_view import BookView
+from dolphin.feeds.client import make_exchange
 from dolphin.feeds.polling import Pace
 from dolphin.feeds.raw_recorder import RawRecorder
 from dolphin.market.book_messages import SNAPSHOT, read_messages, snapshot_from
@@ -257,9 +258,58 @@ def test_a_cut_side_is_known_to_its_snapshots_edge_and_taken_anew_every_minute(x
     for _ in range(3):
         stage.ahead_ns += 21 * NS_PER_S
         stage.one_by_one(1)
-    stage.wait(lambda: x.meter.by_path[DEPTH] >= 4)
-    assert stage.flow.counts["stalls"] == 0
+
+    def both() -> bool:
+        x.step(1)
+        return stage.flow.counts["refreshes"] >= 2
+
+    stage.wait(both)
+    assert x.meter.by_path[DEPTH] == 4
+    assert stage.flow.counts["stalls"] == stage.flow.counts["resyncs"] == stage.flow.counts["errors"] == 0
     stage.flow.stop()
+
+
+def test_a_sound_book_is_watched_until_its_turn_to_be_refreshed(x: LoopbackExchange) -> None:
+    """A snapshot that does not come keeps no other book from going on; its queue is nobody's silence."""
+    stage = Stage(x, levels=20)
+    stage.flow.start()
+    stage.wait(lambda: len(stage.view.symbols()) == 2)
+    hang = x.faults.add("hang", path=DEPTH)
+    stage.ahead_ns += 61 * NS_PER_S
+
+    def asked() -> bool:
+        x.step(1)
+        return hang.fired >= 1
+
+    stage.wait(asked)
+    stage.wait(lambda: x.step(1) or any(one.refresh for one in stage.flow._watched.values()))
+    (late,) = [one for one in stage.flow._watched.values() if one.refresh]
+    seen = late.push_seq
+
+    def goes_on() -> bool:
+        x.step(1)
+        return late.push_seq >= seen + 20
+
+    stage.wait(goes_on)
+    assert hang.fired == 1
+    assert stage.flow.counts["refreshes"] == 0
+    x.faults.clear(hang)
+
+    def both() -> bool:
+        x.step(1)
+        return stage.flow.counts["refreshes"] >= 2
+
+    stage.wait(both)
+    assert stage.flow.counts["stalls"] == 0
+    assert not stage.seen("alert", "")
+    stage.flow.stop()
+
+
+def test_many_symbols_are_refreshed_less_often_than_the_limiter_lets_through() -> None:
+    def every_s(n: int) -> float:
+        return BookFlow([f"S{k}USDT" for k in range(n)], BookView())._refresh_ns / NS_PER_S
+
+    assert (every_s(2), every_s(40), every_s(50), every_s(400)) == (60.0, 60.0, 75.0, 600.0)
 
 
 def test_the_recorder_keeps_every_text_and_every_snapshot(x: LoopbackExchange, tmp_path: Path) -> None:
@@ -278,6 +328,29 @@ def test_the_recorder_keeps_every_text_and_every_snapshot(x: LoopbackExchange, t
         assert [row.kind for row in rows].count("depth") == 3
         snapshot = next(row for row in rows if row.kind == SNAPSHOT)
         assert len(snapshot_from(snapshot.raw).bids) > 20
+
+
+def test_a_flow_that_is_stopped_before_it_has_a_loop_ends(x: LoopbackExchange) -> None:
+    stage = Stage(x)
+    stage.flow.exchange = make_exchange(x.url)
+    stage.flow.stop()
+    stage.flow._run()
+    assert x.meter.by_path[DEPTH] == 0
+    stage.flow.start()
+    stage.all_true()
+    stage.flow.stop()
+
+
+def test_whatever_a_flush_meets_what_waited_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = RawRecorder(tmp_path)
+    text = '{"e":"aggTrade","s":"BTCUSDT","p":"1","T":1}'
+    recorder.hear(1, "frame", text, "")
+    with monkeypatch.context() as patch:
+        patch.setattr("dolphin.feeds.raw_recorder.RAW_SCHEMA", None)
+        with pytest.raises(TypeError):
+            recorder.flush()
+    assert len(recorder.flush()) == 1
+    assert recorder.n_written == 1
 
 
 def test_a_recorder_that_cannot_write_drops_the_newest(tmp_path: Path) -> None:

@@ -480,6 +480,18 @@ def test_the_references_of_two_days_are_not_compared() -> None:
     assert engine.get_signal(BTC, 3).withdrawal_velocity == (310.0 - 110.0) / 110.0
 
 
+def test_an_asset_that_a_preloaded_day_never_shows_is_left_out_of_its_mean() -> None:
+    engine = BookEngine((BTC, ETH))
+    first, second = day_start_ns("2024-07-18"), day_start_ns("2024-07-19")
+    both = [dict.fromkeys((BTC, ETH), book(BID, ASK, first + t * 5 * S)) for t in range(3)]
+    alone = [{BTC: book([30.0 + 10.0 * t, *BID[1:]], ASK, second + t * 5 * S)} for t in range(3)]
+    engine.preload_date("2024-07-18", np.arange(3), first + np.arange(3) * 5 * S, Recorded(first, both))
+    engine.preload_date("2024-07-19", np.arange(3, 6), second + np.arange(3) * 5 * S, Recorded(second, alone))
+    macros = [engine.get_macro(bar) for bar in range(6)]
+    # A day's reference is one number, and so is their mean.
+    assert [macro[:2] for macro in macros] == [(0.0, 0.0)] * 6
+
+
 def test_what_was_taken_may_be_changed_afterwards() -> None:
     """A host keeps the arrays that it read, and may read into them again."""
     engine, other = BookEngine((BTC, ETH)), BookEngine((BTC, ETH))

@@ -189,6 +189,26 @@ def test_an_alert_of_the_flow_is_told(system: BookSystem) -> None:
     system.until(lambda: system.obf.gauges()["symbols_stale"] == 0.0)
 
 
+def test_dropped_messages_are_told_once_and_a_flush_that_breaks_is_not_the_last(
+    system: BookSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = system.obf._recorder
+    assert recorder is not None
+    raw = recorder._raw
+    assert raw is not None
+    raw.n_dropped = 3
+    system.until(lambda: system.told("resources"))
+    raw.n_dropped = 4
+    system.until(lambda: system.obf.gauges()["messages_dropped"] == 4.0)
+    assert system.told("resources") == ["3 raw messages dropped, no room"]
+    with monkeypatch.context() as patch:
+        patch.setattr(recorder._writer, "write", lambda tables: 1 / 0)
+        recorder.flush()
+    assert "cannot record" in system.obf.health()[1]
+    recorder.flush()
+    assert recorder.trouble == ""
+
+
 def test_silence_of_all_books_is_no_health(system: BookSystem) -> None:
     system.until(lambda: system.obf.gauges()["books_fresh"] == 2.0)
     system.x.faults.add("silence", stream="btcusdt*")
