@@ -118,8 +118,10 @@ class SignalPath:
                 age = self.age_s(SHARD_FEATURES.decode(name, key, data))
                 found.append(key)
                 newest_s = age if newest_s is None or (age is not None and age < newest_s) else newest_s
+        if not found and "books" in self.settings.senses:
+            return "fail", "no books on any of the ten maps, though this system was asked to run with them"
         if not found:
-            return "absent", "no books on any of the ten maps: this version has no source of books"
+            return "absent", "no books on any of the ten maps; `dolphin up --with books` brings them"
         if newest_s is None or newest_s > FRESH_MAX_NS / NS_PER_S:
             return "fail", f"{plural(len(found), 'asset')} on the maps, the newest {newest_s or 0:.0f} s old"
         return "pass", f"{plural(len(found), 'asset')} on their maps, the newest {newest_s:.1f} s old"

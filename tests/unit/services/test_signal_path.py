@@ -155,6 +155,10 @@ def test_a_system_without_any_posture_fails(system: Whole) -> None:
 def test_books_on_their_maps_pass_and_elsewhere_or_old_fail(system: Whole) -> None:
     path = SignalPath(system.door, system.home, system.settings, system.clock)
     assert path.books_arrive()[0] == "absent"
+    path.settings = msgspec.structs.replace(system.settings, senses=("books",))
+    assert path.books_arrive() == (
+        "fail", "no books on any of the ten maps, though this system was asked to run with them"
+    )  # fmt: skip
     system.book("BTCUSDT")
     system.book("ETHUSDT")
     assert path.books_arrive() == ("pass", "2 assets on their maps, the newest 0.0 s old")
