@@ -188,6 +188,24 @@ def test_recorded_books_of_some_days_or_parts(tmp_path):
         RecordedBooks(tmp_path / "nowhere")
 
 
+def test_two_days_are_held_at_a_time_and_midnight_hides_nothing(tmp_path):
+    writer = PartWriter(tmp_path, SNAPSHOT_SCHEMA)
+    day = 86_400 * S
+    midnight = START // day * day
+    there = [("AUSDT", book([float(k + 1)], [1.0], midnight + k * day - 1)) for k in range(5)]
+    writer.write([snapshot_table(there)])
+    provider = RecordedBooks(tmp_path)
+    assert (provider.first_ns, provider.last_ns) == (midnight - 1, midnight + 4 * day - 1)
+    for k in (0, 1, 2, 3, 4, 2, 0):
+        provider.advance(midnight + k * day)
+        assert len(provider._held) <= 2
+        found = provider.newest("AUSDT")
+        assert found is not None
+        assert found.visible_bid == k + 1.0
+    provider.advance(midnight + 9 * day)
+    assert provider.newest("AUSDT") is None
+
+
 def test_of_one_instant_the_last_recorded_counts(tmp_path):
     twice = [("AUSDT", book([depth], [depth], START)) for depth in (1.0, 2.0)]
     PartWriter(tmp_path, SNAPSHOT_SCHEMA).write([snapshot_table(twice)])
