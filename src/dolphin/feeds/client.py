@@ -20,18 +20,25 @@ lost connection is taken for the running one when data come before the acknowled
 
 from __future__ import annotations
 
-import ipaddress
+import os
 import re
+import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from dolphin.domain.errors import ConfigError, UsageError
+from dolphin.feeds.addresses import base_parts, is_safe
+from dolphin.feeds.polling import retry_after_s
 
 try:
     import ccxt.pro  # type: ignore[import-untyped]
-    from ccxt.base.errors import NetworkError, PermissionDenied, RateLimitExceeded  # type: ignore[import-untyped]
+    from ccxt.base.errors import (  # type: ignore[import-untyped]
+        BadRequest,
+        NetworkError,
+        PermissionDenied,
+        RateLimitExceeded,
+    )
 except ImportError as _error:
     raise UsageError(
         "live market data need the feeds extra; install it with `pip install 'dolphin-trader[feeds]'`, and "
@@ -44,6 +51,11 @@ _PUBLIC = frozenset({"fapiPublic", "fapiPublicV2", "fapiPublicV3", "fapiData"})
 RETRY_AFTER_S = 60.0
 #: The exchange's limit of streams a connection, less what snapshots of a resubscription may double.
 STREAMS_PER_CONNECTION = 180
+
+
+def chunks(symbols: Sequence[str], size: int = STREAMS_PER_CONNECTION) -> list[list[str]]:
+    """`symbols` in order, at most `size` each: the client refuses to watch more than 200 in one call."""
+    return [list(symbols[at : at + size]) for at in range(0, len(symbols), size)]
 
 
 class PublicBinance(ccxt.pro.binanceusdm):  # type: ignore[misc]
@@ -90,8 +102,8 @@ class PublicBinance(ccxt.pro.binanceusdm):  # type: ignore[misc]
         if weight.isdigit():
             self.used_weight = int(weight)
         if code in (418, 429):
-            wait = str(heads.get("retry-after", ""))
-            wait_s = float(wait) if wait.isdigit() else RETRY_AFTER_S
+            wait_s = retry_after_s(heads.get("retry-after"), time.time())
+            wait_s = RETRY_AFTER_S if wait_s is None else wait_s
             self.blocked_until_s = max(self.blocked_until_s, time.monotonic() + wait_s)
         return super().on_rest_response(code, reason, url, method, response_headers, *rest)
 
@@ -168,13 +180,12 @@ def base_address(base_url: str) -> tuple[str, str]:
     ConfigError
         If it is neither https nor loopback, or has more than scheme, host and port.
     """
-    parts = urlsplit(base_url)
-    host = parts.hostname or ""
-    if parts.username or parts.password or parts.path.strip("/") or parts.query or parts.fragment or not host:
+    parts = base_parts(base_url)
+    if parts is None:
         raise ConfigError(
             f"exchange address {base_url!r} must be scheme, host and port only, like https://host:443"
         )
-    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(host)):
+    if not is_safe(parts):
         raise ConfigError(
             f"exchange address {base_url!r} must begin with https://, or http:// and a loopback host"
         )
@@ -184,13 +195,21 @@ def base_address(base_url: str) -> tuple[str, str]:
     )
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def reason_of(error: BaseException) -> str:
+    """An error of the client in one line, with the cause that its own words leave out."""
+    line = " ".join(str(error).split())
+    cause = error.__cause__
+    while cause is not None and cause.__cause__ is not None:
+        cause = cause.__cause__
+    why = "" if cause is None else " ".join(str(cause).split())
+    if isinstance(cause, OSError) and not isinstance(cause, socket.gaierror) and cause.errno:
+        why = os.strerror(cause.errno)
+    return line[:160] if not why or why in line else f"{line[:160]}: {why[:100]}"
+
+
+def is_final(error: BaseException) -> bool:
+    """Whether the client refused by itself; what the exchange refused comes with its code, and may pass."""
+    return isinstance(error, BadRequest) and '"code"' not in str(error)
 
 
 def make_exchange(

@@ -16,11 +16,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from dolphin.domain.clock import NS_PER_S
 from dolphin.domain.errors import ConfigError, DataError, nearest
 from dolphin.factors.keeper import Sample
+from dolphin.feeds.addresses import base_parts, is_safe
 from dolphin.feeds.polling import Pace
 
 #: Host → base address. No key is sent to any of them.
@@ -34,7 +34,6 @@ SYMBOL: Final = "BTCUSDT"
 AHEAD_MAX_NS: Final = 60 * NS_PER_S
 _NS_PER_MS: Final = 1_000_000
 _MINUTE_MS: Final = 60_000
-_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,17 +57,12 @@ def checked_addresses(given: Mapping[str, str]) -> dict[str, str]:
         if host not in ADDRESSES:
             hint = f"{nearest(host, ADDRESSES)} There are: {', '.join(ADDRESSES)}"
             raise ConfigError(f"{host!r} is no source of factors.{hint}")
-        try:
-            parts = urlsplit(address)
-            plain = not (parts.username or parts.password or parts.query or parts.fragment) and parts.hostname
-            parts.port  # noqa: B018 raises for what is no port
-        except ValueError:
-            plain = None
-        if not plain or parts.path not in ("", "/"):
+        parts = base_parts(address)
+        if parts is None:
             raise ConfigError(
                 f"{host}: expected a base address like {ADDRESSES[host]}, without user, path or query"
             )
-        if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
+        if not is_safe(parts):
             raise ConfigError(f"{host}: {address} is refused; expected https://, or http:// to this machine")
         found[host] = address.rstrip("/")
     return found

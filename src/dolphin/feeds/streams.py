@@ -3,9 +3,13 @@
 Entry point: `StreamKeeper`. ccxt connects, subscribes and parses; here is when it does so again.
 
 1. A watch that fails is asked again after a jittered back-off, and not before the exchange's Retry-After.
-2. A connection without a frame of data for `silent_s` is given up, though its pings are answered.
+2. A connection without a frame of data for `silent_s` is given up, though its pings are answered. One that
+   has trades of thin symbols alone may be quiet for longer, by how often it spoke so far, while another
+   connection shows that the exchange sends; one that said nothing at all since it was made may not.
 3. A connection is renewed by plan within the last twentieth before `life_s`, which lies under the exchange's
    24 h, each at a moment of its own.
+4. What the client itself refuses to watch (too many symbols, an unknown one) is an error at once, since it
+   would refuse it again.
 """
 
 from __future__ import annotations
@@ -18,11 +22,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from dolphin.domain.clock import NS_PER_S
-from dolphin.feeds.client import PublicBinance
+from dolphin.domain.errors import DataError
+from dolphin.feeds.client import PublicBinance, is_final, reason_of
 from dolphin.feeds.polling import Pace, Schedule
 
 #: Declared dead after so long without data, with the watchdog's own step within 30 s.
 SILENT_S: Final = 25.0
+#: Trades of thin symbols: so many times their usual distance is no silence yet, up to so many seconds.
+QUIET_TIMES: Final = 20
+QUIET_MAX_S: Final = 600.0
 #: The exchange ends a connection after 24 h.
 LIFE_S: Final = 23.5 * 3_600.0
 PACE: Final = Pace(period_s=30.0, tries=1_000_000, backoff_first_s=0.2, backoff_max_s=30.0)
@@ -63,6 +71,9 @@ class StreamKeeper:
         self._seed = seed
         self._chance = random.Random(f"{seed}:renewal")  # noqa: S311 jitter, no secret
         self._data_ns: dict[str, int] = {}
+        #: By address, whatever connection it was: frames, and when it was first seen.
+        self._frames: Counter[str] = Counter()
+        self._first_ns: dict[str, int] = {}
         #: By address: the connection, when it was first seen, when it is renewed.
         self._born: dict[str, tuple[Any, int, int]] = {}
         exchange.on_text = self._text
@@ -70,12 +81,16 @@ class StreamKeeper:
     def _text(self, kind: str, text: str, address: str) -> None:
         if kind == "frame":
             self._data_ns[address] = self._mono_ns()
+            self._frames[address] += 1
         self._hear(kind, text, address)
 
     async def keep(
         self, name: str, watch: Callable[[], Awaitable[Any]], forget: Callable[[], None] = lambda: None
     ) -> None:
-        """Watch for ever; `forget` is called before a watch that failed is asked again."""
+        """Watch for ever; `forget` is called before a watch that failed is asked again.
+
+        Raises DataError for what the client refuses by itself.
+        """
         schedule = Schedule(self._pace, f"{self._seed}:{name}")
         while True:
             try:
@@ -84,6 +99,8 @@ class StreamKeeper:
                     schedule.after_success_s()
             except Exception as error:  # ccxt's own, and what its parsing brings: asked again
                 self.failed(name, error)
+                if is_final(error):
+                    raise DataError(f"{name}: cannot be watched ({reason_of(error)})") from error
                 quiet_s = self.exchange.blocked_until_s - time.monotonic()
                 await asyncio.sleep(schedule.after_failure_s(passes=True) + max(0.0, quiet_s))
                 forget()
@@ -92,7 +109,7 @@ class StreamKeeper:
         """Count an error and keep its line."""
         self.counts["errors"] += 1
         self.counts[f"error_{type(error).__name__}"] += 1
-        self.last_error = f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        self.last_error = f"{name}: {type(error).__name__}: {reason_of(error)}"
 
     async def watch_over(self) -> None:
         """Give up connections that are silent or old, for ever."""
@@ -109,9 +126,22 @@ class StreamKeeper:
                 renewed_ns = now_ns + int(self._life_ns * self._chance.uniform(0.95, 1.0))
                 born = self._born[address] = (connection, now_ns, renewed_ns)
             quiet_ns = now_ns - max(born[1], self._data_ns.get(address, 0))
-            if quiet_ns > self._silent_ns:
+            if quiet_ns > self._allowed_ns(address, connection, born[1], now_ns):
                 self.counts["silent"] += 1
                 self.exchange.give_up(address, f"no data for {quiet_ns / NS_PER_S:.0f} s")
             elif now_ns >= born[2]:
                 self.counts["renewals"] += 1
                 self.exchange.give_up(address, "renewed by plan")
+
+    def _allowed_ns(self, address: str, connection: Any, born_ns: int, now_ns: int) -> int:
+        """How long this connection may be quiet before it is taken for dead."""
+        first_ns = self._first_ns.setdefault(address, born_ns)
+        spoke = self._data_ns.get(address, -1) >= born_ns
+        thin = all(str(key).startswith("trade::") for key in connection.subscriptions)
+        others = any(
+            now_ns - at_ns <= self._silent_ns for other, at_ns in self._data_ns.items() if other != address
+        )
+        if not (spoke and thin and others):
+            return self._silent_ns
+        usual_ns = (now_ns - first_ns) // self._frames[address]
+        return max(self._silent_ns, min(QUIET_TIMES * usual_ns, int(QUIET_MAX_S * NS_PER_S)))

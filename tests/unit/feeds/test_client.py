@@ -6,6 +6,8 @@ import asyncio
 import builtins
 import importlib
 import sys
+import time
+from email.utils import formatdate
 from typing import Any
 
 import pytest
@@ -39,6 +41,9 @@ def test_base_addresses(url: str, beginnings: tuple[str, str]) -> None:
         "https://host/path",
         "https://host?x=1",
         "https://user:word@host",
+        "http://[::1",
+        "https://host:99999",
+        "https://host:abc",
     ],
 )
 def test_addresses_that_are_neither_https_nor_loopback_are_refused(url: str) -> None:
@@ -90,3 +95,50 @@ def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="feeds extra") as told:
         importlib.import_module("dolphin.feeds.client")
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "low_s", "high_s"),
+    [("7", 6.0, 7.0), ("9" * 20, 0.0, 3 * 86_400.0), ("soon", 59.0, 60.0), (None, 59.0, 60.0)],
+)
+def test_a_retry_after_is_kept_within_reason(said: str | None, low_s: float, high_s: float) -> None:
+    made = client.make_exchange("http://127.0.0.1:9")
+    try:
+        heads = {} if said is None else {"Retry-After": said}
+        made.on_rest_response(429, "", "http://127.0.0.1:9/x", "GET", heads, "{}", {}, None)
+        assert low_s <= made.blocked_until_s - time.monotonic() <= high_s
+    finally:
+        asyncio.run(made.close())
+
+
+def test_a_retry_after_may_be_a_date() -> None:
+    made = client.make_exchange("http://127.0.0.1:9")
+    try:
+        heads = {"Retry-After": formatdate(time.time() + 600.0, usegmt=True)}
+        made.on_rest_response(418, "", "http://127.0.0.1:9/x", "GET", heads, "{}", {}, None)
+        assert 500.0 <= made.blocked_until_s - time.monotonic() <= 600.0
+    finally:
+        asyncio.run(made.close())
+
+
+def test_an_error_tells_why_nobody_answered() -> None:
+    """The client's own words name the address and leave the reason to the cause."""
+
+    async def ask() -> str:
+        made = client.make_exchange("http://127.0.0.1:1")
+        try:
+            await made.load_markets()
+        except Exception as error:
+            return client.reason_of(error)
+        finally:
+            await made.close()
+        return ""
+
+    assert asyncio.run(ask()).endswith("/fapi/v1/exchangeInfo: Connection refused")
+    assert client.reason_of(ValueError("two\nlines")) == "two lines"
+
+
+def test_symbols_are_watched_in_calls_that_the_client_takes() -> None:
+    names = [f"S{k}" for k in range(400)]
+    assert [len(part) for part in client.chunks(names)] == [180, 180, 40]
+    assert [name for part in client.chunks(names) for name in part] == names
