@@ -60,8 +60,8 @@ SETTINGS: Final = (
             ("APEX", "STALKER", "TURTLE", "HIBERNATE")),
     Setting("books", str, "auto", "order books: auto (the feed's own, where it has any), off, mock, or a"
             " folder of recorded snapshots", metavar="auto|off|mock|DIR"),
-    Setting("factors", str, "auto", "the breaker's factors: auto takes the feed's own, where it has any",
-            ("auto", "off")),
+    Setting("factors", str, "auto", "the breaker's factors: auto takes the feed's own, where it has any; live"
+            " from their publishers, for a live feed", ("auto", "off", "live")),
     Setting("spectrum", str, "fast", "how the spectrum is computed; float64 is for research",
             ("fast", "flint", "float64")),
 )  # fmt: skip

@@ -41,7 +41,9 @@ A recording is a Parquet file, wide (ts and one close column per symbol) or long
 (ts, symbol, close), or a scan cache. --resume goes on after a stop or a crash.
 binance trades on paper on live public prices, a bar every 5 s. Its warm-up of
 751 bars comes from one-minute klines; --bars counts them too. No entry is
-decided until most of the longest window is live: 376 bars, 31 minutes.
+decided until most of the longest window is live: 376 bars, 31 minutes. The circuit breaker hears
+funding, DVOL, fear and greed and the taker ratio from their publishers; with
+--base-url only if --factors live says so.
 Fills are modelled: no order leaves this machine.
 """
 
@@ -65,6 +67,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     live.add_argument(
         "--trade-backfilled", action="store_true", help="decide entries from mostly back-filled windows too"
     )
+    live.add_argument(
+        "--factor-address", metavar="HOST=URL", action="append", default=[],
+        help="another address of binance, deribit or alternative, for --factors live",
+    )  # fmt: skip
     add_json(parser)
 
 
@@ -79,6 +85,35 @@ def books_of(config: Config) -> str:
     if config["books"] == "auto":
         return str(config["feed"]) if config["feed"] in ("synthetic", "binance") else ""
     return "" if config["books"] == "off" else str(config["books"])
+
+
+def live_factors_of(config: Config, base_url: str | None) -> bool:
+    """Whether a run asks the factors' publishers: for `live`, for `auto` on the exchange's own prices.
+
+    Who gave another address for the exchange has not asked for the other publishers. Raises UsageError.
+    """
+    if config["factors"] == "live" and config["feed"] != "binance":
+        raise UsageError("--factors live is for live prices; add --feed binance, or leave it out")
+    return config["factors"] == "live" or (
+        config["factors"] == "auto" and config["feed"] == "binance" and base_url is None
+    )
+
+
+def factor_addresses(words: list[str]) -> dict[str, str]:
+    """Addresses by host from HOST=URL. Raises UsageError, and ConfigError for a host or an address."""
+    found = {}
+    for word in words:
+        host, separator, address = word.partition("=")
+        if not separator:
+            raise UsageError(
+                f"--factor-address {word!r}: expected HOST=URL, like binance=http://127.0.0.1:8080"
+            )
+        found[host] = address
+    if found:
+        from dolphin.feeds.factor_answers import checked_addresses
+
+        checked_addresses(found)
+    return found
 
 
 def open_assessor(artefact: str | None) -> Assessor | None:
@@ -116,6 +151,12 @@ def execute(args: argparse.Namespace) -> int:
     config = load_config(args)
     name, params = parameter_set(config)
     folder = Path(config["out"]) if config["out"] else default_folder(name, config["feed"])
+    live_factors = live_factors_of(config, args.base_url)
+    if args.factor_address and not live_factors:
+        raise UsageError("--factor-address is for live factors; add --factors live, or leave it out")
+    addresses = factor_addresses(args.factor_address)
+    if live_factors and args.base_url is not None:
+        addresses = {"binance": args.base_url, **addresses}
     forewarner = open_assessor(args.forewarner)
     feed = _open(config, args)
 
@@ -139,6 +180,8 @@ def execute(args: argparse.Namespace) -> int:
         forewarner=forewarner,
         books=books_of(config),
         factors=config["factors"] == "auto" and config["feed"] == "synthetic",
+        live_factors=live_factors,
+        factor_addresses=addresses,
         live=config["feed"] == "binance",
         trade_backfilled=args.trade_backfilled or args.no_backfill,
         base_url=args.base_url,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ from dolphin.scan.warm import warm as warm_scanner
 from dolphin.services.book_senses import BINANCE, MOCK, Together, books_identity, open_books
 from dolphin.services.forewarner_gate import NO_FOREWARNER, Assessor, due, publish_verdict
 from dolphin.services.kill_switch import SWITCH_FILE, KillSwitch
+from dolphin.services.live_factors import LIVE
+from dolphin.services.live_factors import open_live as open_factors
 from dolphin.services.live_hold import WarmupHold
 from dolphin.services.pipeline import RING_FILE, ScanPipeline
 from dolphin.services.senses import SYNTHETIC, Senses, SyntheticOrgans
@@ -62,6 +64,9 @@ class RunSettings:
     books: str = ""
     #: The synthetic market's own factors; only its feed has them.
     factors: bool = False
+    #: The publishers' own factors, live; other addresses than theirs by host.
+    live_factors: bool = False
+    factor_addresses: Mapping[str, str] = field(default_factory=dict)
     #: A live feed: real clock, scans flushed, late ones refused.
     live: bool = False
     #: Entries from windows that are mostly back-filled.
@@ -84,7 +89,7 @@ class RunSettings:
             posture_when_unknown=self.posture_when_unknown,
             forewarner="" if self.forewarner is None else self.forewarner.identity,
             books=self.books if self.books in ("", SYNTHETIC) else books_identity(self.books),
-            factors=SYNTHETIC if self.factors else "",
+            factors=LIVE if self.live_factors else SYNTHETIC if self.factors else "",
         )
 
 
@@ -103,6 +108,7 @@ OnProgress = Callable[[Progress], None]
 OnStep = Callable[[Step], None]
 
 SYNTHETIC_BOOKS = "Order books are the synthetic market's own: ranking, confidence, size and exits use them."
+LIVE_FACTORS = "The circuit breaker hears external factors live from their publishers; exf/ keeps them."
 SYNTHETIC_FACTORS = "The circuit breaker hears the synthetic market's own factors, minute by minute."
 PAPER = "Paper: fills are modelled, no order left this machine."
 
@@ -252,6 +258,9 @@ class _Run:
         other = settings.books not in ("", SYNTHETIC)
         books = open_books(settings.books, feed.symbols, settings.base_url) if other else None
         own_books = settings.books == SYNTHETIC
+        if settings.live_factors:
+            factors = open_factors(settings.folder, self.typed, settings.factor_addresses, time.time_ns)
+            return factors if books is None else Together(books, factors)
         if not (own_books or settings.factors):
             return books
         if not isinstance(feed, SyntheticFeed):
@@ -328,6 +337,7 @@ class _Run:
                 *feed.notes,
                 PAPER,
                 _told_of(settings.books),
+                *([LIVE_FACTORS] if settings.live_factors else []),
                 *([SYNTHETIC_FACTORS] if settings.factors else []),
                 *([NO_FOREWARNER] if forewarner is None else []),
                 *warnings,

@@ -151,7 +151,7 @@ class SyntheticOrgans:
             judged = judge(breaker, stress)
         if tell and judged is not None:
             self._publish(judged, breaker, row.timestamp_ns)
-            if before is None or _verdict(before) != _verdict(judged):
+            if before is None or not same_verdict(before, judged):
                 self._news.append((BREAKER, told(judged)))
         self._remembered = _Remembered(breaker, judged, row.timestamp_ns)
         return newest
@@ -169,6 +169,11 @@ class SyntheticOrgans:
         if self._grid is not None and judged != self._published:
             self._grid.put(ACB_BOOST, AcbBoost(**boost_fields(judged, breaker, _FENCE, at_ns)))
             self._published = judged
+
+
+def same_verdict(one: Judgement, other: Judgement) -> bool:
+    """Whether two judgements differ by nothing that is news."""
+    return _verdict(one) == _verdict(other)
 
 
 def _verdict(judged: Judgement) -> tuple[float, bool]:

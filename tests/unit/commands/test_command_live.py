@@ -59,6 +59,18 @@ def test_a_live_run_warms_up_from_klines_and_stops_by_itself(url: str) -> None:
     assert told.json["feed"] == "binance"
     assert told.json["ledger_balanced"]
     assert any("filled from one-minute klines" in note for note in told.json["notes"])
+    # Another address for the exchange asks no other publisher by itself.
+    assert not any("publishers" in note for note in told.json["notes"])
+    assert not Path("live/exf").exists()
+
+
+def test_a_live_run_asks_for_factors_where_it_is_told_to(url: str) -> None:
+    Path("u.yml").write_text("[BTCUSDT, ETHUSDT]\n")
+    live = ("run", "--feed", "binance", "--universe", "u.yml", "--base-url", url, "--out", "live", "--json")
+    hosts = [f"--factor-address={host}={url}" for host in ("deribit", "alternative")]
+    told = invoke(*live, "--bars", "752", "--no-report", "--factors", "live", *hosts)
+    assert told.code == 0, told.err
+    assert any("live from their publishers" in note for note in told.json["notes"])
 
 
 @pytest.mark.parametrize(
@@ -70,6 +82,24 @@ def test_a_live_run_warms_up_from_klines_and_stops_by_itself(url: str) -> None:
         (("run", "--base-url", "http://127.0.0.1:1"), "--base-url is for live prices"),
         (("run", "--no-backfill"), "--no-backfill is for live prices"),
         (("run", "--trade-backfilled"), "--trade-backfilled is for live prices"),
+        (("run", "--factors", "live"), "--factors live is for live prices"),
+        (("run", "--factor-address", "binance=http://127.0.0.1:1"), "--factor-address is for live factors"),
+        (
+            ("run", "--feed", "binance", "--factors", "live", "--factor-address", "deribit"),
+            "expected HOST=URL",
+        ),
+        (
+            (
+                "run",
+                "--feed",
+                "binance",
+                "--factors",
+                "live",
+                "--factor-address",
+                "derivit=http://127.0.0.1:1",
+            ),
+            "'derivit' is no source of factors. Did you mean 'deribit'?",
+        ),
         (("scan", "--feed", "binance"), "live prices have no past"),
         (("record", "--out", "r", "--minutes", "soon"), "--minutes 'soon'"),
         (("record", "--out", "r", "--minutes", "0"), "--minutes '0'"),
