@@ -41,9 +41,10 @@ A recording is a Parquet file, wide (ts and one close column per symbol) or long
 (ts, symbol, close), or a scan cache. --resume goes on after a stop or a crash.
 binance trades on paper on live public prices, a bar every 5 s. Its warm-up of
 751 bars comes from one-minute klines; --bars counts them too. No entry is
-decided until most of the longest window is live: 376 bars, 31 minutes. The circuit breaker hears
-funding, DVOL, fear and greed and the taker ratio from their publishers; with
---base-url only if --factors live says so.
+decided until most of the longest window is live: 376 bars, 31 minutes.
+The circuit breaker hears funding, DVOL, fear and greed and the taker ratio
+from their publishers; with --base-url only where --factors live says so.
+`dolphin halt --home DIR` stops its entries.
 Fills are modelled: no order leaves this machine.
 """
 
