@@ -43,11 +43,15 @@ STOP_S: Final = 5.0
 
 
 class Batch(NamedTuple):
-    """Everything of one instant: by symbol the books, features and best levels that are fresh; the market."""
+    """Everything of one instant: by symbol the books, features and best levels that are fresh; the market.
+
+    Withdrawals, of all symbols, and macro look back minutes and not messages.
+    """
 
     now_ns: int
     books: dict[str, BookSnapshot]
     rows: dict[str, FeatureRow]
+    withdrawals: dict[str, float]
     tops: dict[str, TopOfBook]
     market: MarketFigures
     macro: MacroFigures
@@ -191,7 +195,7 @@ def features_of(batch: Batch) -> dict[str, ShardFeatures]:
             fill_probability=column[fold.FILL],
             spread_proxy_bps=column[fold.SPREAD],
             depth_asymmetry=column[fold.ASYMMETRY],
-            withdrawal_velocity=column[fold.WITHDRAWAL],
+            withdrawal_velocity=batch.withdrawals[symbol],
             regime_signal=batch.macro.regime_signal,
             timestamp=iso_from_ns(row.book.timestamp_ns),
         )

@@ -3,11 +3,13 @@
 Entry point: `ObfService`, run by `dolphin books`.
 
 1. A symbol's features are made the moment its message is in, on the flow's thread; a bar of theirs is a
-   message, ten a second. What looks back some bars (moving average, persistence, withdrawal) looks back some
-   messages here. A trader makes its own features of the books at its own bars.
-2. The tick, every 100 ms, makes the figures across assets of the newest books and hands everything on: no
+   message, ten a second. What looks back some bars (moving average, persistence) looks back some messages
+   here. A trader makes its own features of the books at its own bars.
+2. Withdrawal is a matter of minutes: what the grid hears of it, and of what is made of it (cascade, regime,
+   depth velocity), looks back 60 bars of 5 s, as a run's own books do. The breaker's stress is made of it.
+3. The tick, every 100 ms, makes the figures across assets of the newest books and hands everything on: no
    grid, no disk and no network in it. The flow, the pusher and the recorder have threads of their own.
-3. Every row of features is recorded under `ob_features/date=YYYY-MM-DD/`; with `record_raw` every message
+4. Every row of features is recorded under `ob_features/date=YYYY-MM-DD/`; with `record_raw` every message
    under `ob_raw/` too. Nothing recorded is ever pruned.
 """
 
@@ -30,6 +32,7 @@ from dolphin.grid.port import GridError
 from dolphin.grid.topics import OBF
 from dolphin.market.book_files import PartWriter, features_as_table
 from dolphin.market.book_schema import FEATURE_FOLDER, FEATURE_SCHEMA
+from dolphin.orderbook import fold
 from dolphin.orderbook.engine import BookEngine
 from dolphin.orderbook.guards import GuardRules
 from dolphin.orderbook.snapshot import BookSnapshot
@@ -52,6 +55,8 @@ STOP_S: Final = 10.0
 #: would make books older than the minute after which the posture shuts.
 AGAIN_FLUSH_NS: Final = 10 * NS_PER_S
 AGAIN_WITHIN_NS: Final = 300 * NS_PER_S
+#: The bar of what looks back minutes: a scan's.
+BAR_NS: Final = 5 * NS_PER_S
 #: Longest silence of all books that is still healthy.
 HEALTHY_NS: Final = 5 * NS_PER_S
 
@@ -124,7 +129,8 @@ class ObfService:
         self.symbols: tuple[str, ...] = ()
         self.flow: BookFlow | None = None
         self.features: FlowFeatures | None = None
-        self._engine = BookEngine(())
+        self._engine = self._slow = BookEngine(())
+        self._slow_bar = self._slow_at = -1
         self._tell_later: deque[str] = deque(maxlen=100)
         self.pusher = BookPusher(context.grid, context.home.ob_cache, context.counts, self._tell_later.append)
         self._recorder: Recorder | None = None
@@ -191,7 +197,7 @@ class ObfService:
         self.symbols = symbols_of(settings)
         rules = self._rules()
         self._first_flush_ns = rules.first_flush_ns
-        self._engine = BookEngine(self.symbols)
+        self._engine, self._slow = BookEngine(self.symbols), BookEngine(self.symbols)
         raw = RawRecorder(context.home.root / RAW_FOLDER) if settings.record_raw else None
         self._recorder = Recorder(context.home.root, raw)
         self.features = FlowFeatures(self.symbols)
@@ -253,6 +259,11 @@ class ObfService:
         report = engine.step_live(self._bar, now_ns, books.get)
         for notice in report.notices:
             _log.warning("books: %s", notice)
+        if now_ns // BAR_NS != self._slow_at:
+            self._slow_at = now_ns // BAR_NS
+            self._slow_bar += 1
+            self._slow.step_live(self._slow_bar, now_ns, books.get)
+        withdrawals = self._slow.features()[fold.WITHDRAWAL].tolist()
         self._n_fresh = report.n_fresh
         if report.n_fresh:
             self._fresh_ns = now_ns
@@ -263,9 +274,10 @@ class ObfService:
                 now_ns,
                 books,
                 {s: row for s in fresh if (row := features.newest(s)) is not None},
+                dict(zip(self.symbols, withdrawals, strict=True)),
                 {s: top for s in fresh if (top := flow.tops.get(s)) is not None},
                 engine.get_market(self._bar),
-                engine.get_macro(self._bar),
+                self._slow.get_macro(self._slow_bar),
             )
         )
         self.context.counts["ticks"] += 1

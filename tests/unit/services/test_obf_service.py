@@ -209,6 +209,31 @@ def test_dropped_messages_are_told_once_and_a_flush_that_breaks_is_not_the_last(
     assert recorder.trouble == ""
 
 
+@pytest.mark.parametrize("bar_ns", [1, 2**62])
+def test_withdrawal_looks_back_bars_and_not_messages(
+    bar_ns: int, system: BookSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(obf, "BAR_NS", bar_ns)
+    grid, service = system.door, system.obf
+    shard = f"{shard_index(BTC):02d}"
+
+    def withdrawn() -> float:
+        row = service.features.newest(BTC) if service.features else None
+        return 0.0 if row is None else float(row.values[fold.WITHDRAWAL])
+
+    system.until(lambda: withdrawn() != 0.0)
+    pushed = system.hosted[0].context.counts["pushed_features"]
+    system.until(lambda: system.hosted[0].context.counts["pushed_features"] >= pushed + 4)
+    payload = grid.get(SHARD_FEATURES, symbol=BTC, shard=shard)
+    assert payload is not None
+    if bar_ns == 1:
+        assert service._slow.last_bar == service._engine.last_bar > 3
+        assert payload.withdrawal_velocity != 0.0
+    else:
+        assert service._slow.last_bar == 0 < service._engine.last_bar
+        assert payload.withdrawal_velocity == 0.0
+
+
 def test_silence_of_all_books_is_no_health(system: BookSystem) -> None:
     system.until(lambda: system.obf.gauges()["books_fresh"] == 2.0)
     system.x.faults.add("silence", stream="btcusdt*")
