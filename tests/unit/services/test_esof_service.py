@@ -276,5 +276,5 @@ def test_it_has_a_command_and_is_started_by_nobody_else() -> None:
 
     assert BY_COMMAND["esof"].factory == "dolphin.services.esof:EsofService"
     assert "esof" in COMMANDS
-    assert module_of("esof") == "dolphin.commands.service"
+    assert module_of("esof") == "dolphin.commands.esof"
     assert "esof" not in {spec.name for spec in SERVICES}
