@@ -188,7 +188,7 @@ def _sizing(told: Mapping[str, Any]) -> list[str]:
 def _haircut(esof: Mapping[str, Any], in_position: bool) -> list[str]:
     """The esoteric lane and why; in a position it is what an entry on this bar would have got."""
     would = ", for an entry on this bar" if in_position else ""
-    out = [f"  esof       lane {esof['lane']:.4g}{would}: {esof['why']}"]
+    out = [f"  esof       lane {esof['lane']:.4g}{would}; {esof['why']}"]
     if esof.get("parts"):
         moved = ", ".join(
             f"{part['category']} {part['bucket']} {part['contribution']:+.3f} ({plural(part['n'], 'trade')})"

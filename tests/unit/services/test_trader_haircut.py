@@ -92,7 +92,7 @@ def test_a_trade_tells_the_lane_of_its_entry_and_a_held_bar_that_it_is_not_its_o
     with open_run(system.home.trader) as run:
         at_entry, later = (explain(run, d.bar_idx, with_flips=False) for d in (entered, held))
     assert at_entry["lanes"]["esof"] == at_entry["esof"]["lane"] == 1.0
-    assert "  esof       lane 1: absent: no producer was ever heard, and nothing is cut" in lines(at_entry)
+    assert "  esof       lane 1; absent: no producer was ever heard, and nothing is cut" in lines(at_entry)
     assert any(
-        line.startswith("  esof       lane 1, for an entry on this bar: absent") for line in lines(later)
+        line.startswith("  esof       lane 1, for an entry on this bar; absent") for line in lines(later)
     )
