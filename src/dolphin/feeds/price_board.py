@@ -56,6 +56,10 @@ class PriceBoard:
         self.heard += 1
         return True
 
+    def newest_ns(self) -> int | None:
+        """Time of the newest trade of any symbol, on our clock; None before the first."""
+        return max((event_ns for event_ns, _ in tuple(self._last.values())), default=None)
+
     def close_bar(self, close_ns: int) -> Bar:
         """The bar that closes at an instant."""
         prices = np.full(len(self.symbols), np.nan)

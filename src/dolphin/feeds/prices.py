@@ -10,7 +10,8 @@ is fresher in thin symbols, but another series; a mark price is smoothed over ve
    the start and hourly. More than `SKEW_MAX_S` apart no run begins: every age would be wrong.
 2. A bar that could not be closed in its own interval (a machine that stood still) is not made up later: it is
    left out and counted, and the scanner sees the step of time.
-3. Other than a recording's, these bars come once. A new iteration begins now, with the warm-up from klines.
+3. A bar counts as live where at least half of the traded symbols have a fresh price.
+4. Other than a recording's, these bars come once. A new iteration begins now, with the warm-up from klines.
 """
 
 from __future__ import annotations
@@ -22,17 +23,21 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final
+
+import numpy as np
 
 from dolphin.domain.bar import Bar
 from dolphin.domain.clock import NS_PER_S
 from dolphin.domain.errors import ConfigError, DataError, DolphinError, plural
 from dolphin.domain.scan import WARMUP_PRICES
-from dolphin.feeds.client import PublicBinance, base_address, make_exchange
+from dolphin.feeds.client import PublicBinance, base_address, chunks, make_exchange
 from dolphin.feeds.klines import PACE as KLINES_PACE
 from dolphin.feeds.klines import closes_of
 from dolphin.feeds.polling import Pace
 from dolphin.feeds.price_board import NS_PER_MS, PriceBoard, warmup_bars
+from dolphin.feeds.price_news import PriceNews
 from dolphin.feeds.streams import LIFE_S, PACE, SILENT_S, StreamKeeper
 from dolphin.market.book_messages import AggTrade, agg_trade_from
 from dolphin.market.feed import digest
@@ -46,6 +51,9 @@ SKEW_MAX_S: Final = 5.0
 SKEW_EVERY_S: Final = 3_600.0
 #: Longest wait for the exchange at the start, seconds.
 START_S: Final = 180.0
+#: A wait for the exchange is told after so long, and looked up from so often, seconds.
+TOLD_AFTER_S: Final = 5.0
+SLICE_S: Final = 0.25
 STOP_S: Final = 10.0
 
 
@@ -64,6 +72,10 @@ class BinancePrices:
     backfill : fill the warm-up from one-minute klines, instead of an hour of live bars
     now_ns, wait : wall clock, and how to wait seconds on it
     mono_ns, silent_s, life_s, check_every_s, pace : see `StreamKeeper`
+    told_after_s : when a wait for the exchange is told
+
+    `news` gets a line when a trouble begins and when it ends, on the thread that takes the bars. Once
+    `stop_requested` says so a wait for the exchange ends, and with it the bars. Set both before the first.
     """
 
     name = "Binance USD-M live"
@@ -86,13 +98,16 @@ class BinancePrices:
         pace: Pace = PACE,
         start_s: float = START_S,
         klines_pace: Pace = KLINES_PACE,
+        told_after_s: float = TOLD_AFTER_S,
     ) -> None:
+        self.news: Callable[[str], None] = lambda line: None
+        self.stop_requested: Callable[[], bool] = lambda: False
         self.symbols = tuple(symbols)
         self.interval_ns = interval_ns
         self.board = PriceBoard(symbols, int(fresh_s * NS_PER_S))
         #: bars, bars_missed, refused: since the start. What the connections did is in `keeper.counts`.
         self.counts: Counter[str] = Counter()
-        #: Bars of live prices since this process began.
+        #: Bars of live prices since this process began, where at least half of the symbols had a fresh one.
         self.live_bars = 0
         #: The exchange's clock minus ours, seconds, None before it was asked.
         self.skew_s: float | None = None
@@ -103,9 +118,10 @@ class BinancePrices:
         self._keeping: dict[str, Any] = {
             "silent_s": silent_s, "life_s": life_s, "check_every_s": check_every_s, "pace": pace,
         }  # fmt: skip
-        self._start_s, self._klines_pace = start_s, klines_pace
+        self._start_s, self._klines_pace, self._told_after_s = start_s, klines_pace, told_after_s
         self._closes: dict[str, dict[int, float]] = {}
         self._absent: tuple[str, ...] = ()
+        self._absent_told = False
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: asyncio.Event | None = None
@@ -137,8 +153,7 @@ class BinancePrices:
             else f"The warm-up is live: the first scan comes after {hours:.0f} minutes."
         ]
         if self._absent:
-            some = ", ".join(self._absent[:5]) + (", ..." if len(self._absent) > 5 else "")
-            notes.append(f"{plural(len(self._absent), 'symbol')} not traded on the exchange now: {some}.")
+            notes.append(f"{absent_line(self._absent)}.")
         if self.skew_s is not None and abs(self.skew_s) > SKEW_TOLD_S:
             notes.append(f"This machine's clock is {-self.skew_s:+.1f} s off the exchange's; synchronise it.")
         if self.counts["bars_missed"]:
@@ -164,13 +179,11 @@ class BinancePrices:
 
     def _bars(self) -> Iterator[Bar]:
         self._start()
-        if not self._ready.wait(self._start_s):
-            why = self.keeper.last_error if self.keeper else ""
-            self.close()
-            raise DataError(f"the exchange did not answer within {self._start_s:.0f} s ({why or 'no word'})")
-        if self._failure is not None:
-            raise self._failure
+        if not self._wait_ready():
+            return
         step = self.interval_ns
+        traded = [k for k, symbol in enumerate(self.symbols) if symbol not in self._absent]
+        news = PriceNews(self.news, self.board.fresh_ns)
         newest_ns = self._now_ns() // step * step
         if self._backfill:
             first_ns = newest_ns - (WARMUP_PRICES - 2) * step
@@ -184,12 +197,45 @@ class BinancePrices:
             if missed := -left_ns // step:
                 self.counts["bars_missed"] += missed
                 due_ns += missed * step
-            self.counts["bars"] += 1
-            self.live_bars += 1
             if self._failure is not None:
                 raise self._failure
-            yield self.board.close_bar(due_ns)
+            self.counts["bars"] += 1
+            bar = self.board.close_bar(due_ns)
+            fresh = int(np.isfinite(bar.prices[traded]).sum())
+            self.live_bars += 2 * fresh >= len(traded)
+            kept, error = (self.keeper.counts, self.keeper.last_error) if self.keeper else ({}, "")
+            board = self.board
+            news.look(due_ns, fresh, len(traded), board.newest_ns(), board.heard, kept, error)
+            yield bar
             due_ns += step
+
+    def _wait_ready(self) -> bool:
+        """Wait for markets and warm-up; False where it was closed or stopped before. Raises DataError."""
+        began_s, told = time.monotonic(), False
+        while not self._ready.wait(min(SLICE_S, self._start_s)):
+            if self._closed or self.stop_requested():
+                return False
+            self._tell_absent()
+            waited_s = time.monotonic() - began_s
+            why = (self.keeper.last_error if self.keeper else "") or "no word"
+            if waited_s >= self._start_s:
+                self.close()
+                raise DataError(f"the exchange did not answer within {self._start_s:.0f} s ({why})")
+            if waited_s >= self._told_after_s and not told:
+                told = True
+                n, done = len(self.symbols) - len(self._absent), len(self._closes)
+                self.news(f"waiting for the exchange: {f'klines of {done} of {n} symbols' if done else why}")
+        if self._failure is not None:
+            raise self._failure
+        self._tell_absent()
+        if told:
+            self.news("the exchange answers")
+        return True
+
+    def _tell_absent(self) -> None:
+        if self._absent and not self._absent_told:
+            self._absent_told = True
+            self.news(absent_line(self._absent))
 
     def close(self) -> None:
         """See `Feed.close`."""
@@ -234,8 +280,8 @@ class BinancePrices:
                 await exchange.close()
 
     async def _live(self, exchange: PublicBinance, keeper: StreamKeeper) -> None:
-        await self._once(keeper, "markets", exchange.load_markets)
-        await self._once(keeper, "time", lambda: self._ask_skew(exchange))
+        await keeper.once("markets", exchange.load_markets)
+        await keeper.once("time", lambda: self._ask_skew(exchange))
         assert self.skew_s is not None
         if abs(self.skew_s) > SKEW_MAX_S:
             raise ConfigError(
@@ -250,14 +296,14 @@ class BinancePrices:
         }
         self._absent = tuple(symbol for symbol in self.symbols if symbol not in names)
         if not names:
-            raise DataError(f"the exchange trades none of the {len(self.symbols)} symbols of the universe")
-        markets = list(names.values())
+            raise DataError(f"none of the universe is traded: {absent_line(self._absent)}")
 
-        async def watch() -> None:
+        async def watch(markets: list[str]) -> None:
             await exchange.watch_trades_for_symbols(markets, params={"name": "aggTrade"})
 
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(keeper.keep("trades", watch))
+            for k, part in enumerate(chunks(list(names.values()))):
+                tasks.create_task(keeper.keep(f"trades {k}" if k else "trades", partial(watch, part)))
             tasks.create_task(keeper.watch_over())
             tasks.create_task(self._watch_skew(exchange, keeper))
             if self._backfill:
@@ -268,21 +314,6 @@ class BinancePrices:
                         exchange, symbol, begin_ms, now_ms, pace=self._klines_pace
                     )
             self._ready.set()
-
-    async def _once(self, keeper: StreamKeeper, name: str, ask: Callable[[], Any]) -> None:
-        """Ask until it is answered."""
-        done = asyncio.Event()
-
-        async def step() -> None:
-            await ask()
-            done.set()
-            await asyncio.Event().wait()
-
-        task = asyncio.create_task(keeper.keep(name, step))
-        try:
-            await done.wait()
-        finally:
-            task.cancel()
 
     async def _ask_skew(self, exchange: PublicBinance) -> None:
         before_ns = self._now_ns()
@@ -310,6 +341,12 @@ class BinancePrices:
             # By the exchange's own time, told on our clock: what was old when it came is stale.
             event_ns = trade.T * NS_PER_MS - int((self.skew_s or 0.0) * NS_PER_S)
             self.board.hear(trade.s, trade.p, event_ns)
+
+
+def absent_line(absent: Sequence[str]) -> str:
+    """The symbols that the exchange does not trade, in one line."""
+    some = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+    return f"{plural(len(absent), 'symbol')} not traded on the exchange now: {some}"
 
 
 def _told(error: BaseException | None) -> DolphinError:

@@ -98,12 +98,25 @@ class StreamKeeper:
                 if schedule.failures:
                     schedule.after_success_s()
             except Exception as error:  # ccxt's own, and what its parsing brings: asked again
-                self.failed(name, error)
-                if is_final(error):
-                    raise DataError(f"{name}: cannot be watched ({reason_of(error)})") from error
-                quiet_s = self.exchange.blocked_until_s - time.monotonic()
-                await asyncio.sleep(schedule.after_failure_s(passes=True) + max(0.0, quiet_s))
+                await self._after(name, schedule, error)
                 forget()
+
+    async def once(self, name: str, ask: Callable[[], Awaitable[Any]]) -> Any:
+        """Ask until it is answered, and return the answer. Raises DataError as `keep` does."""
+        schedule = Schedule(self._pace, f"{self._seed}:{name}")
+        while True:
+            try:
+                return await ask()
+            except Exception as error:  # whatever it is, it is asked again
+                await self._after(name, schedule, error)
+
+    async def _after(self, name: str, schedule: Schedule, error: Exception) -> None:
+        """Wait until a question that failed is asked again."""
+        self.failed(name, error)
+        if is_final(error):
+            raise DataError(f"{name}: cannot be asked for ({reason_of(error)})") from error
+        quiet_s = self.exchange.blocked_until_s - time.monotonic()
+        await asyncio.sleep(schedule.after_failure_s(passes=True) + max(0.0, quiet_s))
 
     def failed(self, name: str, error: Exception) -> None:
         """Count an error and keep its line."""

@@ -21,7 +21,7 @@ from dolphin.feeds.polling import Pace
 from dolphin.feeds.price_board import PriceBoard, warmup_bars
 from dolphin.feeds.prices import BinancePrices, trade_from
 from dolphin.market.recorded import RecordedFeed
-from exchange import LoopbackExchange, SyntheticMarket
+from exchange import LoopbackExchange, SyntheticMarket, symbol_names
 
 BTC, ETH = "BTCUSDT", "ETHUSDT"
 KLINES = "/fapi/v1/klines"
@@ -242,6 +242,78 @@ def test_an_exchange_that_refuses_at_first_is_asked_again(exchange: LoopbackExch
     assert np.isnan(first.prices[1])
     assert any("not traded" in note and ETH in note for note in stage.feed.notes)
     stage.feed.close()
+
+
+def test_a_wait_for_the_exchange_is_told_and_ends_when_asked_to_stop(exchange: LoopbackExchange) -> None:
+    exchange.faults.add("status", path="*", value=503)
+    told: list[str] = []
+    stage = Stage(exchange, start_s=60.0, told_after_s=0.5)
+    stage.feed.news, stage.feed.stop_requested = told.append, lambda: bool(told)
+    began_s = time.monotonic()
+    assert list(stage.bars) == []
+    assert time.monotonic() - began_s < 30.0
+    assert len(told) == 1
+    assert told[0].startswith("waiting for the exchange: markets: ")
+    stage.feed.close()
+
+
+def test_symbols_that_are_not_traded_are_told_before_the_warm_up(exchange: LoopbackExchange) -> None:
+    exchange.faults.add("hang", path=KLINES)
+    exchange.delisted.add(ETH)
+    told: list[str] = []
+    stage = Stage(exchange)
+    stage.feed.news, stage.feed.stop_requested = told.append, lambda: bool(told)
+    assert list(stage.bars) == []
+    assert told == ["1 symbol not traded on the exchange now: ETHUSDT"]
+    stage.feed.close()
+
+
+def test_an_exchange_that_goes_quiet_is_told_once_and_once_when_it_is_back(stage: Stage) -> None:
+    told: list[str] = []
+    stage.feed.news = told.append
+    live(stage)
+    assert told == []
+    stage.before_bar = lambda: None
+    for _ in range(20):
+        next(stage.bars)
+    assert len(told) == 1
+    assert told[0].startswith("no fresh price of 2 of 2 symbols since ")
+    # The feed's clock was moved on; the exchange's follows.
+    stage.x.skew(stage.ahead_ns / NS_PER_S + 10.0)
+    stage.before_bar = stage.trades
+    next(stage.bars)
+    next(stage.bars)
+    assert len(told) == 2
+    assert told[1].startswith("prices are back: 2 of 2 symbols, after ")
+
+
+def test_bars_without_prices_do_not_count_as_live(stage: Stage) -> None:
+    live(stage)
+    stage.before_bar = lambda: None
+    for _ in range(20):
+        next(stage.bars)
+    assert stage.feed.counts["bars"] == 21
+    assert 1 <= stage.feed.live_bars <= 8
+
+
+def test_more_symbols_than_one_call_takes_all_have_prices() -> None:
+    names = tuple(symbol_names(203))
+    with LoopbackExchange(SyntheticMarket(203, seed=7, levels=5), life_s=120.0) as x:
+        feed = BinancePrices(names, base_url=x.url, backfill=False, pace=FOR_EVER)
+        bars = feed.bars()
+        asked = threading.Thread(target=lambda: next(bars, None), daemon=True)
+        asked.start()
+
+        def heard() -> bool:
+            x.step(5)
+            return len(feed.board._last) == 203
+
+        until(heard)
+        feed.close()
+        asked.join(20.0)
+        assert not asked.is_alive()
+        assert feed.keeper is not None
+        assert feed.keeper.counts["errors"] == 0
 
 
 def test_a_warm_up_without_klines_is_one_line_and_not_needed(exchange: LoopbackExchange) -> None:

@@ -87,7 +87,7 @@ def test_what_the_client_refuses_is_an_error_and_not_asked_again(error: Exceptio
         asked.append(1)
         raise error
 
-    with pytest.raises(DataError, match=rf"trades: cannot be watched \({error}\)"):
+    with pytest.raises(DataError, match=rf"trades: cannot be asked for \({error}\)"):
         asyncio.run(asyncio.wait_for(Stage().keeper.keep("trades", watch), 5.0))
     assert asked == [1]
 
