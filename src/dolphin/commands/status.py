@@ -150,6 +150,9 @@ def _summary(facts: Facts) -> Iterator[str]:
     else:
         yield from _trader(facts)
     scan = "none yet" if grid.connected else "unknown: the grid is away"
+    scanner = facts.service("scanner")
+    if scanner is not None and scanner.bars is not None:
+        scan += f"; the scanner warms up, bar {scanner.bars} of {scanner.of}"
     if facts.scan_age_s is not None:
         scan = f"number {facts.scan_number}, {_age(facts.scan_age_s)} old"
     yield f"last scan  {scan}"

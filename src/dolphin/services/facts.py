@@ -32,6 +32,9 @@ class ServiceFact(msgspec.Struct, frozen=True, kw_only=True):
     description: str = ""
     beat_age_s: float | None = None
     phase: str = ""
+    #: Bars folded, and of how many, while it warms up.
+    bars: int | None = None
+    of: int | None = None
     restarts: int | None = None
     held_by: str = ""
 

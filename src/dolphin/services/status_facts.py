@@ -311,6 +311,8 @@ def _services(
             description="" if state is None else state.description,
             beat_age_s=None if beat is None else now_ns / NS_PER_S - beat.ts,
             phase="" if beat is None else beat.phase,
+            bars=None if beat is None else beat.bars,
+            of=None if beat is None else beat.of,
             restarts=status.get("restarts") if isinstance(status, dict) else None,
             held_by="" if hold is None else hold.by,
         ))  # fmt: skip

@@ -9,6 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from status_homes import well
 from test_status import Living, closed_port, look, silent_port  # noqa: F401
 
 from dolphin.commands.status import lines
@@ -172,3 +173,9 @@ def test_why() -> None:
     assert why_of("ok") == "a fresh score"
     assert why_of("ok", 0.0, 0).startswith("NEUTRAL: no closed trades")
     assert why_of("ok", -0.3, 1) == "score -0.300 of 1 trade: UNFAVOURABLE, below -0.25"
+
+
+def test_a_scanner_that_warms_up_says_how_far_it_is() -> None:
+    facts = well(scanner={"phase": "warmup", "bars": 12, "of": 752}, scan_age_s=None)
+    assert "last scan  none yet; the scanner warms up, bar 12 of 752" in list(lines(facts, diagnose(facts)))
+    assert all("warms up" not in line for line in lines(well(), diagnose(well())))
