@@ -53,7 +53,7 @@ BEGIN_S = 180.0
 APEX_RM = 0.90
 AGAIN_S = 240.0
 #: It is looked for so long at least from a fault's begin, seconds, and for so many good looks in a row.
-LEAST_S = 12.0
+LEAST_S = 14.0
 WELL_LOOKS = 4
 
 

@@ -83,8 +83,22 @@ def _rest(kind: str, **body: Any) -> Callable[[SensesSystem], object]:
     return begin
 
 
+def _away(system: SensesSystem) -> None:
+    system.exchange.fault("silence", stream="*", value="no-pong")
+    for path in REST:
+        system.exchange.fault("status", path=path, value=503)
+
+
 def _signal(name: str, number: signal.Signals) -> Callable[[SensesSystem], object]:
     return lambda system: os.kill(system.pid(name), number)
+
+
+def _killed(name: str, *, degrades: bool | None = False) -> Fault:
+    """kill -9 of a service, which the process manager starts again and the health service tells."""
+    return Fault(
+        f"kill -9 of {name}", _signal(name, signal.SIGKILL), kills=(name,), degrades=degrades,
+        alert=f"{name} ended and was started again",
+    )  # fmt: skip
 
 
 FAULTS = (
@@ -105,13 +119,16 @@ FAULTS = (
     Fault("exchange's clock 30 s behind", lambda s: s.exchange.fault("skew", value=-30.0), 30.0,
           degrades=True),
     Fault("exchange's clock 30 s ahead", lambda s: s.exchange.fault("skew", value=30.0), 30.0),
-    Fault("kill -9 of obf", _signal("obf", signal.SIGKILL), kills=("obf",), degrades=True),
-    Fault("kill -9 of exf", _signal("exf", signal.SIGKILL), kills=("exf",), degrades=False),
-    Fault("kill -9 of esof", _signal("esof", signal.SIGKILL), kills=("esof",), degrades=False),
-    Fault("kill -9 of obf_universe", _signal(UNIVERSE, signal.SIGKILL), kills=(UNIVERSE,), degrades=False),
+    _killed("obf", degrades=None),
+    _killed("exf"),
+    _killed("esof"),
+    _killed(UNIVERSE),
     Fault("SIGSTOP of obf", _signal("obf", signal.SIGSTOP), 40.0, _signal("obf", signal.SIGCONT),
           degrades=True, shuts=None),
-    Fault("silence of depth streams", _stream("silence"), 100.0, degrades=True, shuts=True,
+    # Each reconnect brings a snapshot by REST, which is fresh for five seconds: the posture may hold.
+    Fault("silence of depth streams", _stream("silence"), 100.0, degrades=True, shuts=None,
+          alert="no update"),
+    Fault("exchange away, silent streams and 503 on REST", _away, 100.0, degrades=True, shuts=True,
           alert="APEX -> HIBERNATE"),
 )  # fmt: skip
 
@@ -128,7 +145,7 @@ def _much(system: SensesSystem) -> None:
 QUICK = (
     Fault("503 on snapshots, streams cut, kill -9 of exf and esof", _much, 22.0, kills=("exf", "esof"),
           degrades=True, shuts=None),
-    Fault("kill -9 of obf", _signal("obf", signal.SIGKILL), kills=("obf",)),
+    _killed("obf", degrades=None),
 )  # fmt: skip
 
 

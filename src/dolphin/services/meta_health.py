@@ -129,6 +129,7 @@ class MetaHealthService:
         self._stopping = False
         self._pids: dict[str, int] = {}
         self._restarts: dict[str, int] = {}
+        self._ordered: set[str] = set()
         self.latest: MetaHealth | None = None
 
     # what the host asks
@@ -211,7 +212,7 @@ class MetaHealthService:
             self._first_check_ns = now_ns
         services, silence = self._services(now_ns)
         self._count_restarts(services)
-        self._recovery.check(services)
+        self._ordered.update(self._recovery.check(services))
         latest = self._score(now_ns, services, grid_port, scheduler_port)
         self.latest = latest
         self._alert(now_ns, latest, services, grid_port, silence)
@@ -242,12 +243,19 @@ class MetaHealthService:
         return look.services, ""
 
     def _count_restarts(self, services: Sequence[ManagedService]) -> None:
+        """Another process than the last one: told, unless it was stopped by an order or started from here."""
         for service in services:
-            pid = service.pid or 0
-            if pid and pid != self._pids.get(service.name, pid):
-                self._restarts[service.name] = self._restarts.get(service.name, 0) + 1
-            if pid:
-                self._pids[service.name] = pid
+            name, pid = service.name, service.pid or 0
+            if service.state == "STOPPED":
+                self._ordered.add(name)
+            if not pid:
+                continue
+            if pid != self._pids.get(name, pid):
+                self._restarts[name] = self._restarts.get(name, 0) + 1
+                if name not in self._ordered:
+                    self.context.tell("restart", f"{name} ended and was started again")
+            self._pids[name] = pid
+            self._ordered.discard(name)
 
     def _score(
         self,

@@ -209,6 +209,31 @@ def test_dead_service_is_started_within_one_check(machine: Machine) -> None:
     assert machine.manager.started == ["exf"]
 
 
+def test_service_that_the_manager_has_started_again_is_told_and_an_order_is_not(machine: Machine) -> None:
+    machine.feed()
+    machine.check()
+    machine.manager.put("scanner", "RUNNING", pid=200)
+    machine.check()
+    machine.check()
+    assert machine.told("restart") == ["scanner ended and was started again"]
+    # By the operator, or by this service, which has said so.
+    for state in ("STOPPED", "FATAL"):
+        machine.manager.put("acb", state)
+        machine.after(10)
+        machine.check()
+        machine.manager.put("acb", "RUNNING", pid=300 + len(state))
+        machine.check()
+    assert machine.told("restart")[1:] == [
+        "acb was STOPPED and was started again", "acb was FATAL and was started again",
+    ]  # fmt: skip
+    machine.manager.put("oracle", "STOPPED")
+    machine.check()
+    machine.manager.put("oracle", "RUNNING", pid=400)
+    found = machine.check()
+    assert len(machine.told("restart")) == 3
+    assert found.service_status["oracle"]["restarts"] == 1
+
+
 def test_restart_does_not_depend_on_the_score(machine: Machine) -> None:
     """The score is DEAD or GREEN: the same service is healed."""
     machine.ports["127.0.0.1:5701"] = False
