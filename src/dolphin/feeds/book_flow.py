@@ -84,6 +84,7 @@ class _Watched:
         self.stalls_in_row = 0
         self.resync = False  # broken: it has to be taken anew
         self.refresh = False  # sound, and to be taken anew when its turn comes
+        self.urgent = False  # since price left what its snapshot covered: before those that are only old
 
 
 class BookFlow:
@@ -270,7 +271,7 @@ class BookFlow:
                     self._n_entering -= 1
                 self._take(one, book)
                 while not one.resync:
-                    if one.refresh and not self._n_entering and not self._refreshing:
+                    if self._is_its_turn(one):
                         self._refreshing = True
                         try:
                             book = await self._found(exchange, one)
@@ -285,10 +286,17 @@ class BookFlow:
                 self._failed(one.symbol, error)
                 await asyncio.sleep(self._wait_s(exchange, one.schedule))
 
+    def _is_its_turn(self, one: _Watched) -> bool:
+        """Whether a sound book may be taken anew now."""
+        if not one.refresh or self._n_entering or self._refreshing:
+            return False
+        return one.urgent or not any(other.urgent for other in self._watched.values())
+
     async def _found(self, exchange: PublicBinance, one: _Watched) -> Any:
         """The book founded anew on a snapshot. Raises what the client raises."""
         exchange.forget_book(one.market)
-        one.resync, one.refresh, one.n_updates, one.arrived_ns = False, False, 0, 0
+        one.resync = one.refresh = one.urgent = False
+        one.n_updates = one.arrived_ns = 0
         one.guard.begin(self._mono_ns())
         return await exchange.watch_order_book(one.market, self._levels)
 
@@ -392,7 +400,7 @@ class BookFlow:
         whole = math.isinf(one.bid_edge) and math.isinf(one.ask_edge)
         fell = snapshot.visible_bps < one.reach_bps and now_ns - one.snapshot_ns >= RESYNC_MIN_NS
         if fell or (not whole and now_ns >= one.refresh_at_ns):
-            one.refresh = True
+            one.refresh, one.urgent = True, one.urgent or fell
 
     # silence
 

@@ -305,6 +305,24 @@ def test_a_sound_book_is_watched_until_its_turn_to_be_refreshed(x: LoopbackExcha
     stage.flow.stop()
 
 
+def test_a_book_that_price_left_is_refreshed_before_those_that_are_only_old(x: LoopbackExchange) -> None:
+    stage = Stage(x, levels=20)
+    stage.flow.start()
+    stage.wait(lambda: len(stage.view.symbols()) == 2)
+    stage.flow.stop()
+    flow, (btc, eth) = stage.flow, stage.flow._watched.values()
+    turns = []
+    for btc.refresh, btc.urgent, eth.refresh, eth.urgent in (
+        (False, False, False, False), (True, False, True, False), (True, False, True, True),
+    ):  # fmt: skip
+        turns.append((flow._is_its_turn(btc), flow._is_its_turn(eth)))
+    assert turns == [(False, False), (True, True), (False, True)]
+    flow._refreshing = True
+    assert not flow._is_its_turn(eth)
+    flow._refreshing, flow._n_entering = False, 1
+    assert not flow._is_its_turn(eth)
+
+
 def test_many_symbols_are_refreshed_less_often_than_the_limiter_lets_through() -> None:
     def every_s(n: int) -> float:
         return BookFlow([f"S{k}USDT" for k in range(n)], BookView())._refresh_ns / NS_PER_S
