@@ -27,6 +27,7 @@ from dolphin.config import SETTINGS, Config
 from dolphin.domain.errors import UsageError
 
 if TYPE_CHECKING:
+    from dolphin.host.session import Step
     from dolphin.market.feed import Feed
     from dolphin.services.forewarner_gate import Assessor
 
@@ -161,6 +162,7 @@ def execute(args: argparse.Namespace) -> int:
     forewarner = open_assessor(args.forewarner)
     feed = _open(config, args)
 
+    from dolphin.commands.live_news import LiveNews
     from dolphin.commands.telling import WorkDisplay, print_summary
     from dolphin.domain.codes import posture_code
     from dolphin.host.summary import forewarner_told, training_days
@@ -196,11 +198,16 @@ def execute(args: argparse.Namespace) -> int:
         WorkDisplay(quiet=args.json, direction=params.direction) as display,
         stop_on_signal() as stop_requested,
     ):
+        news = LiveNews(feed, display.line, stop_requested, books=bool(settings.books))
 
         def on_progress(p: Progress) -> None:
             display.progress(p.phase, p.bars, p.bars_total, scan=p.scans, trade=p.trades)
 
-        summary = run(feed, settings, on_progress, stop_requested, display.step)
+        def on_step(step: Step) -> None:
+            display.step(step)
+            news.step(step)
+
+        summary = run(feed, settings, on_progress, stop_requested, on_step)
     if forewarner is not None and summary.get("forewarner"):
         told, days = summary["forewarner"], [day["date"] for day in summary["days_results"]]
         summary["forewarner"] = forewarner_told(told["gates"], training_days(forewarner), days)
@@ -208,6 +215,7 @@ def execute(args: argparse.Namespace) -> int:
         print_json(summary)
     else:
         print_summary(summary)
+        news.tell_notes()
         if summary["interrupted"]:
             say("interrupted: day and position are kept")
             say(f"go on with the same command and --out {folder} --resume")

@@ -90,7 +90,12 @@ class WorkDisplay:
     def step(self, step: Step) -> None:
         """Tell a bar's trade, if it had one."""
         line = None if self._quiet else trade_line(step.decision, self._direction)
-        if line is None:
+        if line is not None:
+            self.line(line)
+
+    def line(self, line: str) -> None:
+        """A line of news, above a terminal's bar."""
+        if self._quiet:
             return
         if self._bar is not None:
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)

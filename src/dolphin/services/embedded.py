@@ -289,7 +289,8 @@ class _Run:
             tell()
             if stop_requested():
                 return True
-        return False
+        # Live bars have no end of their own: asked to stop, they end while they wait for the exchange.
+        return self.settings.live and stop_requested()
 
     def _publish_verdict(self, now_ns: int) -> None:
         """The forewarner's verdict for whoever reads the grid, every 4 h of the market's own time."""

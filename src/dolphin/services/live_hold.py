@@ -2,8 +2,8 @@
 
 Entry point: `WarmupHold`. Between two minute closes a back-filled bar has no price of its own, so its windows
 see minute moves and stillness instead of 5 s moves. Until live bars are more than half of the longest window
-no entry is decided; exits are. How many bars an earlier process heard live is not on record, so a restart
-waits anew.
+no entry is decided; exits are. A bar without a fresh price of half of the symbols is no live one. How many
+bars an earlier process heard live is not on record, so a restart waits anew.
 """
 
 from __future__ import annotations
