@@ -94,7 +94,10 @@ def test_version() -> None:
         (("scan", "--bars", "-4"), "'-4' is no number of bars"),
         (("run", "--set"), "dolphin run: argument --set: expected one argument."),
         (("data",), "dolphin data: the following arguments are required: build|check|books|market|download."),
-        (("data", "biuld"), "'biuld' is none of build, check, books, market, download. Did you mean 'build'?"),
+        (
+            ("data", "biuld"),
+            "'biuld' is none of build, check, books, market, download. Did you mean 'build'?",
+        ),
         (
             ("data", "build", "--scnas", "x"),
             "dolphin data build: unknown option --scnas. Did you mean '--scans'?",
