@@ -53,7 +53,7 @@ BEGIN_S = 180.0
 APEX_RM = 0.90
 AGAIN_S = 240.0
 #: It is looked for so long at least from a fault's begin, seconds, and for so many good looks in a row.
-LEAST_S = 14.0
+LEAST_S = 12.0
 WELL_LOOKS = 4
 
 
@@ -289,22 +289,25 @@ class SensesSystem(System):
         ended = time.monotonic()
         # A fault of an instant may show only at the next bar, and well for a moment is not well.
         while time.monotonic() - ended < AGAIN_S and not (
-            time.monotonic() - began >= LEAST_S and all(look.well for look in looks[-WELL_LOOKS:])
+            time.monotonic() - began >= LEAST_S
+            and all(look.well for look in looks[-WELL_LOOKS:])
+            # The health service looks every ten seconds.
+            and (not fault.alert or any(fault.alert in told for told in self.alerts(began_ns)))
         ):
             take()
         sick = [at for at, look in zip(times, looks, strict=True) if not look.well]
         noticed = sick[0] - began if sick else None
         again = None if sick and sick[-1] == times[-1] else max(0.0, sick[-1] - ended) if sick else 0.0
-        alerts = [
-            f"{a.service} {a.kind}: {a.text}"
-            for a in read_alerts(self.home, 1000)
-            if a.at_ns >= began_ns and a.kind not in ("trade",)
-        ]
         died = [name for name, pid in pids.items() if self.pid(name) != pid and name not in fault.kills]
         return Row(
-            fault.name, fault.hold_s, looks, self.decided(first_bar), list(dict.fromkeys(alerts)),
+            fault.name, fault.hold_s, looks, self.decided(first_bar), self.alerts(began_ns),
             self.warnings(began_ns), noticed, again, died,
         )  # fmt: skip
+
+    def alerts(self, since_ns: int) -> list[str]:
+        """What people were told since then but for trades, each once."""
+        found = [a for a in read_alerts(self.home, 1000) if a.at_ns >= since_ns and a.kind != "trade"]
+        return list(dict.fromkeys(f"{a.service} {a.kind}: {a.text}" for a in found))
 
     def warnings(self, since_ns: int) -> list[str]:
         """What the senses' logs warn of that is no alert, each once."""
