@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,10 +51,28 @@ def _seconds(minutes: str | None) -> float | None:
     return seconds
 
 
+def _prepare(out: Path) -> list[Path]:
+    """The folders that were made for the recording, innermost first. Raises what refuses it."""
+    from dolphin.feeds.raw_recorder import RAW_FOLDER
+    from dolphin.journal.store import require_writable
+
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out}: is a file; give the folder that takes the recording")
+    made = [folder for folder in (out / RAW_FOLDER, out) if not folder.exists()]
+    require_writable(out / RAW_FOLDER)
+    return made
+
+
 def execute(args: argparse.Namespace) -> int:
     """Record; 0 when messages were recorded, 1 when none were."""
     symbols, seconds = symbols_of(args.symbols, args.universe), _seconds(args.minutes)
+    from dolphin.feeds.client import base_address
     from dolphin.feeds.record import record
+
+    if args.base_url is not None:
+        base_address(args.base_url)
+    out = Path(args.out)
+    prepared = _prepare(out)
 
     started = told_s = time.monotonic()
     if not args.json:
@@ -65,11 +84,16 @@ def execute(args: argparse.Namespace) -> int:
             told_s = time.monotonic()
             say(f"{plural(so_far.messages, 'message')} in {plural(so_far.parts, 'part')}")
 
-    with stop_on_signal() as stop_requested:
-        result = record(
-            symbols, Path(args.out), base_url=args.base_url, seconds=seconds, stop_requested=stop_requested,
-            on_progress=on_progress,
-        )  # fmt: skip
+    try:
+        with stop_on_signal("") as stop_requested:
+            result = record(
+                symbols, out, base_url=args.base_url, seconds=seconds, stop_requested=stop_requested,
+                on_progress=on_progress, news=say,
+            )  # fmt: skip
+    finally:
+        for folder in prepared:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
     counts = {name: result.counts[name] for name in ("errors", "silent", "renewals")}
     if args.json:
         print_json(

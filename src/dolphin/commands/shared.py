@@ -207,11 +207,12 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def stop_on_signal() -> Iterator[Callable[[], bool]]:
+def stop_on_signal(after: str = " after this bar") -> Iterator[Callable[[], bool]]:
     """SIGINT or SIGTERM ask for an orderly end; a second one ends at once.
 
-    Yields what to ask after each bar.
+    Yields what to ask after each bar; `after` is told as what is still finished.
     """
+    told = f"\nstopping{after}; once more to stop at once\n".encode()
     asked: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -220,7 +221,7 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
         asked.append(number)
         # Straight to the descriptor: the signal may have come in the middle of a print.
         with contextlib.suppress(OSError):
-            os.write(2, b"\nstopping after this bar; once more to stop at once\n")
+            os.write(2, told)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

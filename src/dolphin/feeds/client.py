@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dolphin.domain.errors import ConfigError, UsageError
+from dolphin.domain.errors import ConfigError, UsageError, plural
 from dolphin.feeds.addresses import base_parts, is_safe
 from dolphin.feeds.polling import retry_after_s
 
@@ -193,6 +193,18 @@ def base_address(base_url: str) -> tuple[str, str]:
         f"{parts.scheme}://{parts.netloc}",
         f"{'wss' if parts.scheme == 'https' else 'ws'}://{parts.netloc}",
     )
+
+
+def traded_names(exchange: PublicBinance, symbols: Sequence[str]) -> dict[str, str]:
+    """ccxt's name of each symbol that is traded now; the markets must be loaded."""
+    by_id = exchange.markets_by_id or {}
+    return {s: str(m["symbol"]) for s in symbols for m in by_id.get(s, ()) if m["swap"] and m["active"]}
+
+
+def absent_line(absent: Sequence[str]) -> str:
+    """The symbols that the exchange does not trade, in one line."""
+    some = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+    return f"{plural(len(absent), 'symbol')} not traded on the exchange now: {some}"
 
 
 def reason_of(error: BaseException) -> str:

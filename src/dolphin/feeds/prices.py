@@ -32,7 +32,14 @@ from dolphin.domain.bar import Bar
 from dolphin.domain.clock import NS_PER_S
 from dolphin.domain.errors import ConfigError, DataError, DolphinError, plural
 from dolphin.domain.scan import WARMUP_PRICES
-from dolphin.feeds.client import PublicBinance, base_address, chunks, make_exchange
+from dolphin.feeds.client import (
+    PublicBinance,
+    absent_line,
+    base_address,
+    chunks,
+    make_exchange,
+    traded_names,
+)
 from dolphin.feeds.klines import PACE as KLINES_PACE
 from dolphin.feeds.klines import closes_of
 from dolphin.feeds.polling import Pace
@@ -287,13 +294,7 @@ class BinancePrices:
             raise ConfigError(
                 f"this machine's clock is {-self.skew_s:+.1f} s off the exchange's; synchronise it first"
             )
-        by_id = exchange.markets_by_id or {}
-        names = {
-            symbol: str(market["symbol"])
-            for symbol in self.symbols
-            for market in by_id.get(symbol, ())
-            if market["swap"] and market["active"]
-        }
+        names = traded_names(exchange, self.symbols)
         self._absent = tuple(symbol for symbol in self.symbols if symbol not in names)
         if not names:
             raise DataError(f"none of the universe is traded: {absent_line(self._absent)}")
@@ -341,12 +342,6 @@ class BinancePrices:
             # By the exchange's own time, told on our clock: what was old when it came is stale.
             event_ns = trade.T * NS_PER_MS - int((self.skew_s or 0.0) * NS_PER_S)
             self.board.hear(trade.s, trade.p, event_ns)
-
-
-def absent_line(absent: Sequence[str]) -> str:
-    """The symbols that the exchange does not trade, in one line."""
-    some = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
-    return f"{plural(len(absent), 'symbol')} not traded on the exchange now: {some}"
 
 
 def _told(error: BaseException | None) -> DolphinError:

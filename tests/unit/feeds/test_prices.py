@@ -253,7 +253,7 @@ def test_a_wait_for_the_exchange_is_told_and_ends_when_asked_to_stop(exchange: L
     assert list(stage.bars) == []
     assert time.monotonic() - began_s < 30.0
     assert len(told) == 1
-    assert told[0].startswith("waiting for the exchange: markets: ")
+    assert told[0].startswith("waiting for the exchange: ")
     stage.feed.close()
 
 
