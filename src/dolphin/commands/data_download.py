@@ -17,7 +17,8 @@ _EPILOG = """examples:
 
 Columns: ts (opening time), symbol, open, high, low, close, volume. Nothing is
 filled: a kline that the exchange does not have is a missing row, and named. The
-running kline is left out. What was stopped goes on with the same command.
+running kline is left out. What was stopped goes on with the same command; the
+file appears when all is there.
 Use the file with `dolphin run --feed recorded` and `dolphin data check`.
 """
 
@@ -43,6 +44,7 @@ def add_to(verbs: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("--to", dest="end", metavar="TIME", help="end, not included (default: now)")
     parser.add_argument("--out", metavar="FILE", required=True, help="file that takes the klines (Parquet)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file that is there")
     parser.add_argument("--base-url", metavar="URL", help="another address than the exchange's own")
     return parser
 
@@ -68,23 +70,39 @@ def time_ms(text: str, option: str) -> int:
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1_000)
 
 
+def _checked_out(text: str, universe: str | None, *, overwrite: bool) -> Path:
+    """The file that takes the klines. Raises UsageError for one that is something else already."""
+    out = Path(text)
+    if out.is_dir():
+        raise UsageError(f"--out {text}: is a folder; give the file that takes the klines")
+    if not out.exists():
+        return out
+    if universe is not None and Path(universe).exists() and out.samefile(universe):
+        raise UsageError(f"--out {text}: is the universe file itself; give another file")
+    if not overwrite:
+        raise UsageError(
+            f"--out {text}: is there already; add --overwrite to replace it, or give another file"
+        )
+    return out
+
+
 def execute(args: argparse.Namespace) -> int:
     """Download; 0 when whole, 130 when interrupted."""
     symbols = symbols_of(args.symbols, args.universe)
     begin_ms = time_ms(args.begin, "--from")
     end_ms = time_ms(args.end, "--to") if args.end else int(time.time() * 1_000)
-    out = Path(args.out)
+    out = _checked_out(args.out, args.universe, overwrite=args.overwrite)
 
     from dolphin.commands.telling import WorkDisplay
     from dolphin.feeds.klines import download
     from dolphin.market.feed import note_of_gaps
 
     started = time.monotonic()
-    with WorkDisplay(quiet=args.json) as display, stop_on_signal() as stop_requested:
+    with WorkDisplay(quiet=args.json) as display, stop_on_signal(" after this page") as stop_requested:
         result = download(
             symbols, args.interval, begin_ms, end_ms, out, base_url=args.base_url,
             on_page=lambda done, total: display.progress("klines", done, total, unit="page"),
-            stop_requested=stop_requested,
+            stop_requested=stop_requested, news=display.line,
         )  # fmt: skip
     told = {
         "file": str(out),

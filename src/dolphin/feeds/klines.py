@@ -17,17 +17,17 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dolphin.domain.errors import DataError, StoreError, UsageError
-from dolphin.feeds.client import PublicBinance, make_exchange
+from dolphin.feeds.client import PublicBinance, make_exchange, reason_of
 from dolphin.feeds.polling import Pace, Schedule
 from dolphin.market.feed import Gap, find_gaps
 
@@ -50,7 +50,12 @@ SCHEMA: Final = pa.schema(
 )
 PACE: Final = Pace(period_s=60.0, tries=8, backoff_first_s=0.5, backoff_max_s=30.0)
 
+#: Asked to stop, a question may still be answered for so long; a wait is told after so long, seconds.
+GRACE_S: Final = 2.0
+TOLD_AFTER_S: Final = 5.0
+
 Sleep = Callable[[float], Any]
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -75,7 +80,7 @@ async def ask_klines(
     *,
     pace: Pace = PACE,
     sleep: Sleep = asyncio.sleep,
-    on_retry: Callable[[], None] = lambda: None,
+    on_retry: Callable[[str], None] = lambda why: None,
 ) -> list[tuple[float, ...]]:
     """One page, (open_ms, open, high, low, close, volume) each, with begin_ms <= open_ms < end_ms.
 
@@ -99,13 +104,13 @@ async def ask_klines(
             raise UsageError(f"{symbol}: the exchange refuses its klines ({line}); check the name") from error
         except (NetworkError, ExchangeError, DataError) as error:
             quiet_s = exchange.blocked_until_s - time.monotonic()
+            line = reason_of(error)
             if schedule.failures + 1 >= pace.tries:
-                line = " ".join(str(error).split())[:160]
                 raise DataError(
                     f"{symbol}: no klines after {pace.tries} tries ({line}); what is here stays; ask again"
                 ) from error
             wait_s = schedule.after_failure_s(passes=True)
-            on_retry()
+            on_retry(line)
             await sleep(wait_s + max(0.0, quiet_s))
 
 
@@ -149,10 +154,13 @@ def download(
     on_page: Callable[[int, int], None] = lambda done, total: None,
     stop_requested: Callable[[], bool] = lambda: False,
     min_request_ms: float | None = None,
+    news: Callable[[str], None] = lambda line: None,
+    told_after_s: float = TOLD_AFTER_S,
 ) -> Downloaded:
-    """Klines of begin_ms <= opening time < end_ms (ms UTC) into `out`.
+    """Klines of begin_ms <= opening time < end_ms (ms UTC) into `out`, which is replaced.
 
-    Raises UsageError for a wrong interval, symbol or order of times, DataError and StoreError in one line.
+    `news` gets a line when the exchange is waited for. Raises UsageError for a wrong interval, symbol or
+    order of times, and for a folder as `out`, DataError and StoreError in one line.
     """
     if interval not in INTERVALS_MS:
         raise UsageError(f"--interval {interval!r}: expected one of {', '.join(INTERVALS_MS)}")
@@ -160,17 +168,30 @@ def download(
     begin_ms = -(-begin_ms // step) * step
     if end_ms <= begin_ms:
         raise UsageError("--from to --to holds no kline; give a later --to")
+    if out.is_dir() or not out.name:
+        raise UsageError(f"{out}: is a folder; give the file that takes the klines")
     parts = out.with_name(f".{out.name}.parts")
     try:
         parts.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"{parts}: cannot be made ({error.strerror}); check the path of --out") from error
-    work = _Work(tuple(symbols), interval, begin_ms, end_ms, parts, pace, on_page, stop_requested)
-    result = asyncio.run(work.all(base_url, min_request_ms))
-    if not result.interrupted:
-        _join(work.paths, out, result, tuple(symbols), step)
-        shutil.rmtree(parts, ignore_errors=True)
-    return result
+    work = _Work(
+        tuple(symbols), interval, begin_ms, end_ms, parts, pace, on_page, stop_requested, news, told_after_s
+    )
+    try:
+        result = asyncio.run(work.all(base_url, min_request_ms))
+        if not result.interrupted:
+            _join(work.paths, out, result, tuple(symbols), step)
+            shutil.rmtree(parts, ignore_errors=True)
+        return result
+    finally:
+        # Nothing came: what is left behind would only be in the way.
+        with contextlib.suppress(OSError):
+            parts.rmdir()
+
+
+class _StoppedError(Exception):
+    """It was asked to stop while the exchange was waited for."""
 
 
 @dataclass(slots=True)
@@ -183,18 +204,23 @@ class _Work:
     pace: Pace
     on_page: Callable[[int, int], None]
     stop_requested: Callable[[], bool]
+    news: Callable[[str], None]
+    told_after_s: float
+    last_error: str = ""
+    told: bool = False
     paths: list[Path] = field(default_factory=list)
 
     async def all(self, base_url: str | None, min_request_ms: float | None) -> Downloaded:
         result = Downloaded()
         exchange = make_exchange(base_url, min_request_ms=min_request_ms)
 
-        def again() -> None:
+        def again(why: str) -> None:
             result.tries_again += 1
+            self.last_error = why
 
         try:
             step = INTERVALS_MS[self.interval]
-            now_ms = await self._time(exchange)
+            now_ms = await self._answered(self._time(exchange))
             end_ms = min(self.end_ms, now_ms // step * step)
             pages = [
                 (symbol, at, min(at + PAGE * step, end_ms))
@@ -206,9 +232,10 @@ class _Work:
                 if _is_whole(path):
                     result.pages_there += 1
                 else:
-                    rows = await ask_klines(
+                    question = ask_klines(
                         exchange, symbol, self.interval, begin, end, pace=self.pace, on_retry=again
                     )
+                    rows = await self._answered(question)
                     _put(path, _table(symbol, rows))
                     result.pages_asked += 1
                 self.paths.append(path)
@@ -216,9 +243,35 @@ class _Work:
                 if self.stop_requested() and k < len(pages):
                     result.interrupted = True
                     return result
+        except _StoppedError:
+            result.interrupted = True
         finally:
             await exchange.close()
         return result
+
+    async def _answered(self, question: Coroutine[Any, Any, T]) -> T:
+        """The answer; a long wait is told once, and one that was asked to stop ends. Raises _StoppedError."""
+        task = asyncio.create_task(question)
+        began_s = time.monotonic()
+        stopped_s: float | None = None
+        try:
+            while not task.done():
+                await asyncio.wait({task}, timeout=0.25)
+                now_s = time.monotonic()
+                if self.stop_requested():
+                    stopped_s = now_s if stopped_s is None else stopped_s
+                    if now_s - stopped_s > GRACE_S and not task.done():
+                        raise _StoppedError
+                elif not self.told and now_s - began_s >= self.told_after_s and not task.done():
+                    self.told = True
+                    self.news(f"waiting for the exchange: {self.last_error or 'no word'}")
+            if self.told:
+                self.told = False
+                self.news("the exchange answers")
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _time(self, exchange: PublicBinance) -> int:
         """The exchange's time in ms: its klines are finished by its clock, not by ours."""
@@ -227,10 +280,10 @@ class _Work:
             try:
                 return int(await exchange.fetch_time())
             except Exception as error:  # whatever the exchange answers, it is asked again
+                self.last_error = reason_of(error)
                 if schedule.failures + 1 >= self.pace.tries:
-                    line = " ".join(str(error).split())[:160]
                     raise DataError(
-                        f"the exchange does not tell its time ({line}); try again later"
+                        f"the exchange does not tell its time ({self.last_error}); try again later"
                     ) from error
                 quiet_s = exchange.blocked_until_s - time.monotonic()
                 await asyncio.sleep(schedule.after_failure_s(passes=True) + max(0.0, quiet_s))
@@ -271,6 +324,8 @@ def _is_whole(path: Path) -> bool:
 def _join(paths: list[Path], out: Path, result: Downloaded, symbols: tuple[str, ...], step_ms: int) -> None:
     table = pa.concat_tables([SCHEMA.empty_table(), *(pq.read_table(p, schema=SCHEMA) for p in paths)])
     if not table.num_rows:
+        for path in paths:
+            path.unlink(missing_ok=True)
         raise DataError(f"{out}: the exchange has no kline of these symbols and times; nothing written")
     names = table["symbol"].to_numpy(zero_copy_only=False)
     stamps = table["ts"].cast(pa.int64()).to_numpy()

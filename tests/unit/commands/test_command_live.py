@@ -29,7 +29,11 @@ def test_klines_are_downloaded_checked_and_run(url: str) -> None:
     assert told.code == 0, told.err
     assert told.json["rows"] >= 2 * 1_199
     assert told.json["gaps"] == {}
-    again = invoke(*asked, "--base-url", url)
+    whole = Path("k.parquet").read_bytes()
+    refused = invoke(*asked, "--base-url", url)
+    assert "--out k.parquet: is there already; add --overwrite" in refused.error
+    assert Path("k.parquet").read_bytes() == whole
+    again = invoke(*asked, "--base-url", url, "--overwrite")
     assert "klines of 2 symbols" in again.out
     ran = invoke("run", "--feed", "recorded", "k.parquet", "--out", "r", "--json", "--no-report")
     assert ran.code == 0, ran.err
@@ -73,12 +77,33 @@ def test_a_live_run_asks_for_factors_where_it_is_told_to(url: str) -> None:
     assert any("live from their publishers" in note for note in told.json["notes"])
 
 
+def test_a_download_refuses_an_out_that_is_something_else(url: str) -> None:
+    Path("u.csv").write_text("symbol\nBTCUSDT\n")
+    Path("folder").mkdir()
+    download = (
+        "data",
+        "download",
+        "--universe",
+        "u.csv",
+        "--from",
+        yesterday(),
+        "--base-url",
+        url,
+        "--overwrite",
+    )
+    for out, said in (("u.csv", "is the universe file itself"), ("folder", "is a folder")):
+        assert said in invoke(*download, "--out", out).error
+    assert Path("u.csv").read_text() == "symbol\nBTCUSDT\n"
+    assert sorted(path.name for path in Path().iterdir()) == ["folder", "u.csv"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (("run", "--feed", "binance", "x.parquet"), "takes no PATH"),
         (("run", "--feed", "binance", "--seed", "3"), "--seed is for the synthetic market"),
         (("run", "--feed", "binance", "--base-url", "ftp://x"), "must begin with https://"),
+        (("record", "--out", "r", "--base-url", "http://[::1"), "must be scheme, host and port only"),
         (("run", "--base-url", "http://127.0.0.1:1"), "--base-url is for live prices"),
         (("run", "--no-backfill"), "--no-backfill is for live prices"),
         (("run", "--trade-backfilled"), "--trade-backfilled is for live prices"),

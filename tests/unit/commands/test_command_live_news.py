@@ -74,3 +74,52 @@ def test_a_run_without_live_books_tells_nothing_of_them() -> None:
     for feed, books in ((recorded, True), (live, False)):
         LiveNews(feed, lines.append, lambda: False, books=books).step(step)
     assert lines == []
+
+
+def test_a_recording_refuses_a_folder_that_is_none_before_it_asks(x: LoopbackExchange) -> None:
+    Path("file").write_text("mine")
+    seen = len(x.meter.requests)
+    for out, said in (("file", "--out file: is a file"), ("file/sub", "cannot be written (Not a directory)")):
+        told = invoke("record", "--out", out, "--symbols", "BTCUSDT", "--base-url", x.url)
+        assert told.code != 0
+        assert said in told.err
+    assert len(x.meter.requests) == seen
+    assert Path("file").read_text() == "mine"
+
+
+def test_a_recording_of_nothing_names_it_and_leaves_no_folder(x: LoopbackExchange) -> None:
+    told = invoke("record", "--out", "rec", "--symbols", "NOPEUSDT", "--base-url", x.url)
+    assert told.code == 1
+    assert "nothing to record: 1 symbol not traded on the exchange now: NOPEUSDT" in told.err
+    assert not Path("rec").exists()
+
+
+def test_a_recording_tells_symbols_that_are_not_traded_before_it_ends(x: LoopbackExchange) -> None:
+    process = spawn("record", "--out", "rec", "--symbols", "BTCUSDT,NOPEUSDT", "--base-url", x.url)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "NOPEUSDT" in line:
+            break
+    x.wait(lambda: "btcusdt@aggTrade" in x.meter.subscriptions)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60.0)
+    assert "not traded on the exchange now: NOPEUSDT" in line
+    assert "stopping; once more to stop at once" in err
+    assert "messages in" in out or "message in" in out
+
+
+def test_a_dead_port_is_told_with_its_reason() -> None:
+    download = ("data", "download", "--symbols", "BTCUSDT", "--from", "2026-01-01", "--out", "k.parquet")
+    process = spawn(*download, "--base-url", "http://127.0.0.1:1")
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if line.startswith("waiting for the exchange"):
+            break
+    assert "Connection refused" in lines[-1], lines
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60.0)
+    assert process.returncode == 130, err
+    assert "stopping after this page" in err
+    assert not list(Path().iterdir())

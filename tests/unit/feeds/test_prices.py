@@ -400,4 +400,23 @@ def test_download_refuses_in_one_line(exchange: LoopbackExchange, tmp_path: Path
     exchange.faults.add("status", path=KLINES, value=500)
     with pytest.raises(DataError, match="no klines after 6 tries"):
         get()
-    assert not out.exists()
+    with pytest.raises(UsageError, match="is a folder"):
+        download((BTC,), "1m", end - MINUTE * 10, end, tmp_path, base_url=exchange.url)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_download_that_waits_for_the_exchange_says_so_and_can_be_stopped(
+    exchange: LoopbackExchange, tmp_path: Path
+) -> None:
+    end = int(time.time() * 1_000)
+    exchange.faults.add("hang", path=KLINES)
+    told: list[str] = []
+    began_s = time.monotonic()
+    result = download(
+        (BTC,), "1m", end - MINUTE * 10, end, tmp_path / "k.parquet", base_url=exchange.url, news=told.append,
+        stop_requested=lambda: bool(told), told_after_s=0.3,
+    )  # fmt: skip
+    assert result.interrupted
+    assert time.monotonic() - began_s < 9.0
+    assert told == ["waiting for the exchange: no word"]
+    assert not list(tmp_path.iterdir())
