@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,12 +64,15 @@ def execute(args: argparse.Namespace) -> int:
     from dolphin.market.book_messages import count_messages, raw_files
     from dolphin.market.book_recording import BookReplay
     from dolphin.market.book_rows import compare_rows, read_rows, write_rows
+    from dolphin.market.parquet_magic import require_parquet
 
     raw, out = raw_files([Path(path) for path in args.paths]), Path(args.out)
     sources = [("the recording", path) for path in raw]
     for name, source in [*sources, *([("--compare", Path(args.compare))] if args.compare else [])]:
         if source.resolve() == out.resolve():
             raise UsageError(f"--out is {name} itself, {source}; give another file")
+    for path in raw:
+        require_parquet(path, "expected a recording of raw messages")
     total = count_messages(raw)
     theirs = read_rows(Path(args.compare)) if args.compare else None
     started = time.monotonic()
@@ -82,7 +86,15 @@ def execute(args: argparse.Namespace) -> int:
             if not replay.n_rows:
                 raise DataError(f"{raw[0]}: {_why_nothing(replay)}; nothing written")
 
-        write_rows(out, watched())
+        try:
+            write_rows(out, watched())
+        except DataError as error:
+            held = _held(raw, replay)
+            if args.symbol is None or not held or args.symbol in held:
+                raise
+            raise DataError(
+                f"{raw[0]}: holds {', '.join(held)}, not {args.symbol}; nothing written"
+            ) from error
     compared = None if theirs is None else compare_rows(read_rows(out), theirs)
     result = _result(replay, compared, out, time.monotonic() - started)
     if args.json:
@@ -90,6 +102,15 @@ def execute(args: argparse.Namespace) -> int:
     else:
         _tell(replay, compared, result)
     return 0 if compared is None or compared.equal_frac == 1.0 else 1
+
+
+def _held(raw: list[Path], replay: BookReplay) -> tuple[str, ...]:
+    """The symbols that a recording names: in its column, or else the one that its messages are of."""
+    from dolphin.market.book_messages import symbols_in
+
+    other = replay.first_damage.get("other_symbol")
+    named = re.search(r"is of (\w+),", other[1]) if other else None
+    return symbols_in(raw) or ((named[1],) if named else ())
 
 
 def _why_nothing(replay: BookReplay) -> str:

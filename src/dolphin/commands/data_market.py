@@ -61,15 +61,20 @@ def execute(args: argparse.Namespace) -> int:
     """Build and tell; 0 when a market was made."""
     from dolphin.commands.data_download import symbols_of
     from dolphin.commands.telling import WorkDisplay
+    from dolphin.market.book_messages import raw_files
+    from dolphin.market.parquet_magic import require_parquet
     from dolphin.market.recorded_market import build_market
 
     symbols = symbols_of(args.symbols, args.universe) if args.symbols or args.universe else None
     interval_ns, fresh_ns = _ns(args.interval, "--interval", 0.1), _ns(args.fresh, "--fresh", 0.0)
     every_ns = _ns(args.books_every, "--books-every", 0.0)
+    raw = raw_files([Path(path) for path in args.paths])
+    for path in raw:
+        require_parquet(path, "expected a recording of raw messages")
     started = time.monotonic()
     with WorkDisplay(quiet=args.json) as display:
         made = build_market(
-            [Path(path) for path in args.paths],
+            raw,
             Path(args.out),
             symbols=symbols,
             interval_ns=interval_ns,

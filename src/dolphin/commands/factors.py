@@ -75,6 +75,8 @@ def execute(args: argparse.Namespace) -> int:
             "--assets says how many of a panel's are scanned: give --prices too, or leave it out"
         )
     folder, out = Path(args.factors), Path(args.out)
+    if folder.is_file():
+        raise UsageError(f"--factors {folder}: is a file; give the folder with the recorded factors")
     if not folder.is_dir():
         raise StoreError(f"{folder}: no such folder; name the one with the recorded factors")
     require_writable(out)
@@ -190,15 +192,22 @@ def _inputs(
         records = polled_records(sources, faults)
     if span is None:
         raise DataError(f"{folder}: no factor can be read there; name a folder with recorded factors")
+    covered = f"{folder}: has factors from {span[0]} to {span[1]}"
+    first, last = args.first_day or span[0], args.last_day or span[1]
+    if max(first, span[0]) > last or first > span[1]:
+        raise DataError(f"{covered}; nothing between {first} and {last}")
+    if first < span[0]:
+        say(f"note: {covered}, nothing before; it begins there")
+        first = span[0]
     if prices is not None:
         velocities = DayVelocities(prices.stamps_ns, prices.w750)
         if not args.first_day and not args.last_day:
-            span = (max(span[0], prices.first_day), min(span[1], prices.last_day))
-    first, last = args.first_day or span[0], args.last_day or span[1]
-    if first > last:
-        raise DataError(
-            f"{folder}: has factors from {span[0]} to {span[1]}; nothing between {first} and {last}"
-        )
+            first, last = max(first, prices.first_day), min(last, prices.last_day)
+        if first > last:
+            raise DataError(
+                f"{covered}, {args.prices} has prices from {prices.first_day} to {prices.last_day};"
+                " no day has both"
+            )
     return days_between(first, last), records, velocities
 
 
@@ -249,7 +258,13 @@ def _tell(found: dict[str, Any], out: Path) -> None:
         days = f"{plural(known, 'day')} with w750 ({share(high / known)})"
         tell(f"  beta       0.8 on {high:,} of {days}, unknown on {n - known:,}")
     else:
-        tell("  beta       unknown: no w750 velocities; give --prices")
+        prices = found["prices"]
+        why = (
+            "give --prices"
+            if prices is None
+            else f"the prices reach from {prices['first_day']} to {prices['last_day']}"
+        )
+        tell(f"  beta       unknown: no w750 velocities; {why}")
     for name, days in found["days_missing"].items():
         tell(f"  missing    {name} on {'all days' if days == n else plural(days, 'day')}")
     for line in found["faults"][:5]:

@@ -179,6 +179,8 @@ def _from_parts(args: argparse.Namespace) -> tuple[list[Figures], dict[str, Any]
     from dolphin.orderbook.universe import figures_of
 
     folder = Path(args.dir) if args.dir else Path(args.home) / UNIVERSE_FOLDER
+    if folder.is_file():
+        raise UsageError(f"--dir {folder}: is a file; give the folder that has date=YYYY-MM-DD/")
     if (folder / UNIVERSE_FOLDER).is_dir():
         folder /= UNIVERSE_FOLDER
     table, faults = read_last(folder, args.minutes)

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from dolphin.domain.bar import BoolArray, FloatArray, IntArray
 from dolphin.domain.errors import DataError, StoreError
 from dolphin.market.book_recording import N_LEVELS, TopRow
+from dolphin.market.parquet_magic import require_parquet
 from dolphin.market.scan_store import fsync_folder
 
 LEVEL_COLUMNS: Final = tuple(
@@ -97,6 +98,7 @@ def write_rows(path: Path, rows: Iterator[TopRow]) -> int:
 def read_rows(path: Path) -> Rows:
     """Read a file of rows. Raises DataError, StoreError."""
     try:
+        require_parquet(path)
         with pq.ParquetFile(path) as file:
             missing = [name for name in ROW_SCHEMA.names if name not in file.schema_arrow.names]
             if missing:

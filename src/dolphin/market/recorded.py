@@ -44,6 +44,7 @@ from dolphin.market.feed import (
     note_of_gaps,
     price_faults,
 )
+from dolphin.market.parquet_magic import require_parquet
 from dolphin.market.universe import read_universe, require_symbols, take_assets
 
 LONG_COLUMNS = ("ts", "symbol", "close")
@@ -283,6 +284,7 @@ def _open_parquet(path: Path) -> pq.ParquetFile:
         raise StoreError(f"{path}: is a folder, and no scan cache (no manifest.json); give a Parquet file")
     if not path.exists():
         raise StoreError(f"{path}: no such file; check the path")
+    require_parquet(path, LAYOUTS)
     try:
         return pq.ParquetFile(path)
     except pa.ArrowInvalid as error:

@@ -168,3 +168,31 @@ def test_a_folder_of_parts_is_one_recording() -> None:
         assert told.code == 0
         assert told.json["rows"] == whole["rows"]
     assert "--out is the recording itself" in invoke("data", "books", "parts", "--out", second).error
+
+
+@pytest.mark.parametrize("column", [False, True])
+def test_another_symbol_than_the_file_holds_is_named_with_what_it_holds(column: bool) -> None:
+    path = raw(session()[1])
+    if column:
+        table = pq.read_table(path)
+        pq.write_table(table.append_column("symbol", [["AAAUSDT"] * table.num_rows]), path)
+    told = invoke("data", "books", path, "--symbol", "ETHUSDT", "--out", "rows.parquet")
+    assert "raw.parquet: holds AAAUSDT, not ETHUSDT; nothing written" in told.error
+    assert not Path("rows.parquet").exists()
+
+
+def test_text_given_as_parquet_is_refused_in_our_words() -> None:
+    Path("raw.parquet").write_text("ts,BTCUSDT\n1,2\n")
+    told = invoke("data", "books", "raw.parquet", "--out", "rows.parquet")
+    assert "raw.parquet: is no Parquet file, or a cut-off one; expected a recording" in told.error
+    assert "magic" not in told.error
+    told = invoke(
+        "data", "books", raw(session()[1], "good.parquet"), "--compare", "raw.parquet", "--out", "r"
+    )
+    assert "raw.parquet: is no Parquet file, or a cut-off one" in told.error
+    assert "magic" not in told.error
+    told = invoke("data", "market", "raw.parquet", "--out", "market")
+    assert "raw.parquet: is no Parquet file, or a cut-off one; expected a recording" in told.error
+    assert "magic" not in told.error
+    told = invoke("run", "--feed", "recorded", "raw.parquet", "--out", "run")
+    assert "magic" not in told.error

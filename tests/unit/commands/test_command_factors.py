@@ -156,3 +156,44 @@ def test_the_recordings_of_factors_and_hours(recordings: Path, tmp_path: Path) -
     assert told["days_missing"]["taker"] == 42
     assert told["boost_max"] == pytest.approx(1.6931471805599454)
     assert told["faults"] == []
+
+
+def test_days_that_the_sources_do_not_cover_are_told(root: Path, tmp_path: Path) -> None:
+    words = ("factors", "breaker", "--factors", root / "factors", "--out", tmp_path / "out")
+    covered = f"{root / 'factors'}: has factors from 2025-03-01 to 2025-03-13"
+    told = invoke(*words, "--from", "1990-01-01", "--to", "1990-01-05")
+    assert told.code == 1
+    assert f"{covered}; nothing between 1990-01-01 and 1990-01-05" in told.error
+    told = invoke(*words, "--from", "1990-01-01", "--to", "2025-03-03")
+    assert told.code == 0, told.err
+    assert f"note: {covered}, nothing before; it begins there" in told.err
+    assert told.out.startswith("3 days, 2025-03-01 to 2025-03-03")
+
+
+def test_prices_of_other_days_are_told_as_that(root: Path, tmp_path: Path) -> None:
+    stamps = DAY0 - 9_000 * HOUR + np.arange(900, dtype=np.int64) * HOUR
+    panel = {"ts": stamps, "BTCUSDT": np.linspace(1.0, 2.0, 900), "ETHUSDT": np.linspace(2.0, 1.0, 900)}
+    other = write_panel(tmp_path / "other.parquet", panel)
+    words = (
+        "factors",
+        "breaker",
+        "--factors",
+        root / "factors",
+        "--prices",
+        other,
+        "--out",
+        tmp_path / "out",
+    )
+    assert "no day has both" in invoke(*words).err
+    told = invoke(*words, "--from", "2025-03-02", "--to", "2025-03-03")
+    assert told.code == 0, told.err
+    assert "beta       unknown: no w750 velocities; the prices reach from 2024-" in told.out
+    assert "give --prices" not in told.out
+
+
+def test_a_file_where_a_folder_is_asked_for_is_named_as_one(tmp_path: Path) -> None:
+    (tmp_path / "f.csv").write_text("x")
+    told = invoke("factors", "breaker", "--factors", tmp_path / "f.csv", "--out", tmp_path / "out")
+    assert "f.csv: is a file; give the folder" in told.error
+    told = invoke("universe", "pick", "--dir", tmp_path / "f.csv")
+    assert "f.csv: is a file; give the folder" in told.error
