@@ -171,6 +171,7 @@ def download(
     if out.is_dir() or not out.name:
         raise UsageError(f"{out}: is a folder; give the file that takes the klines")
     parts = out.with_name(f".{out.name}.parts")
+    made = [parts] if out.parent.exists() else [parts, out.parent]
     try:
         parts.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -187,7 +188,8 @@ def download(
     finally:
         # Nothing came: what is left behind would only be in the way.
         with contextlib.suppress(OSError):
-            parts.rmdir()
+            for folder in made:
+                folder.rmdir()
 
 
 class _StoppedError(Exception):

@@ -413,8 +413,8 @@ def test_a_download_that_waits_for_the_exchange_says_so_and_can_be_stopped(
     told: list[str] = []
     began_s = time.monotonic()
     result = download(
-        (BTC,), "1m", end - MINUTE * 10, end, tmp_path / "k.parquet", base_url=exchange.url, news=told.append,
-        stop_requested=lambda: bool(told), told_after_s=0.3,
+        (BTC,), "1m", end - MINUTE * 10, end, tmp_path / "new" / "k.parquet", base_url=exchange.url,
+        news=told.append, stop_requested=lambda: bool(told), told_after_s=0.3,
     )  # fmt: skip
     assert result.interrupted
     assert time.monotonic() - began_s < 9.0
