@@ -58,7 +58,7 @@ class PriceNews:
             self._say(f"no fresh price of {missing} since {iso_from_ns(self._gone_ns)[11:19]} UTC{why}")
         elif broke and not self._broken:
             self._broken = True
-            self._say(f"connection lost ({last_error}); made anew")
+            self._say(f"connection lost ({last_error}); asked again")
         elif self._broken and not broke and spoke:
             self._broken = False
             self._say("connected again: trades are heard")

@@ -55,7 +55,7 @@ def test_a_lost_connection_is_told_once_and_renewals_are_not() -> None:
         told.counts["errors"] += 2
         told.bar(10, trades=0)
     told.bar(10, trades=0)
-    assert told.lines == ["connection lost (trades: gone); made anew"]
+    assert told.lines == ["connection lost (trades: gone); asked again"]
     told.bar(10)
     told.bar(10)
     assert told.lines[1:] == ["connected again: trades are heard"]
