@@ -21,10 +21,12 @@ import contextlib
 import gc
 import math
 import random
+import struct
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
@@ -38,7 +40,7 @@ from dolphin.feeds.client import PublicBinance, make_exchange, share_connections
 from dolphin.feeds.polling import Pace, Schedule
 from dolphin.feeds.raw_recorder import RawRecorder
 from dolphin.market.book_messages import NS_PER_MS
-from dolphin.orderbook.bands import book_snapshot
+from dolphin.orderbook.bands import are_levels, book_snapshot
 from dolphin.orderbook.guards import GuardRules, SymbolGuard
 from dolphin.orderbook.snapshot import BookSnapshot
 
@@ -192,6 +194,7 @@ class BookFlow:
         # Kernels are compiled before any socket is open: no ping goes unanswered meanwhile.
         level = (np.array([1.0]), np.array([1.0]))
         book_snapshot(0, level, (np.array([2.0]), level[1]))
+        are_levels(*level)
         asyncio.run(self._main())
 
     async def _main(self) -> None:
@@ -352,7 +355,7 @@ class BookFlow:
         one.stalls_in_row = 0
         if one.n_updates == SETTLED_UPDATES:
             one.schedule.after_success_s()
-        if not (_is_sound(bids) and _is_sound(asks)):
+        if not (are_levels(*bids) and are_levels(*asks)):
             self.counts["unsound"] += 1
             self._tell("log", f"{one.symbol}: a level is no price and quantity", once_a_minute="unsound")
             one.resync = True
@@ -449,22 +452,17 @@ def _market_of(exchange: PublicBinance, symbol: str) -> str | None:
 
 def _side(levels: Any) -> tuple[FloatArray, FloatArray]:
     """(prices, quantities) of ccxt's live side, copied."""
-    # Flat: a list of lists takes twice as long to read, and this is a third of what a message costs.
-    flat = list(chain.from_iterable(levels))
-    table = np.array(flat, dtype=np.float64).reshape(len(levels), 2)
+    # Packed: numpy takes three times as long to read a list of lists, a third of what a message costs.
+    packed = _doubles(2 * len(levels)).pack(*chain.from_iterable(levels))
+    table = np.frombuffer(packed, dtype=np.float64).reshape(len(levels), 2)
     return np.ascontiguousarray(table[:, 0]), np.ascontiguousarray(table[:, 1])
+
+
+@lru_cache(maxsize=4_096)
+def _doubles(n: int) -> struct.Struct:
+    return struct.Struct(f"{n}d")
 
 
 def _top(side: tuple[FloatArray, FloatArray]) -> tuple[FloatArray, FloatArray]:
     """The best levels, copied, so that the whole side is not held."""
     return side[0][:TOP_LEVELS].copy(), side[1][:TOP_LEVELS].copy()
-
-
-def _is_sound(side: tuple[FloatArray, FloatArray]) -> bool:
-    prices, quantities = side
-    return bool(
-        np.isfinite(prices).all()
-        and np.isfinite(quantities).all()
-        and (prices > 0.0).all()
-        and (quantities > 0.0).all()
-    )

@@ -53,6 +53,16 @@ def side_bands(
 
 
 @kernel
+def are_levels(prices: FloatArray, quantities: FloatArray) -> bool:
+    """Whether every price and every quantity (n_levels,) is finite and above 0."""
+    sound = True
+    for i in range(prices.shape[0]):
+        if not (0.0 < prices[i] < np.inf and 0.0 < quantities[i] < np.inf):
+            sound = False
+    return sound
+
+
+@kernel
 def notional_within(prices: FloatArray, quantities: FloatArray, mid: float, reach_bps: float) -> float:
     """USD that rests within reach_bps of mid; prices (n_levels,), best first."""
     total = 0.0

@@ -18,7 +18,7 @@ import bands_twin
 
 from dolphin.kernel import plain
 from dolphin.orderbook import bands as module
-from dolphin.orderbook.bands import book_snapshot
+from dolphin.orderbook.bands import are_levels, book_snapshot
 from dolphin.orderbook.snapshot import REACHES_BPS, BookSnapshot
 
 Level = tuple[float, float]
@@ -202,3 +202,17 @@ def test_plain_and_compiled_kernels_give_the_same_bits() -> None:
     assert module.notional_within(prices, quantities, 99.99, 70.0) == plain(module.notional_within)(
         prices, quantities, 99.99, 70.0
     )
+
+
+@pytest.mark.parametrize("host", [plain, lambda kernel: kernel])
+def test_levels_are_finite_and_above_zero(host: Any) -> None:
+    sound = host(are_levels)
+    good = np.array([1.0, 5e-324, 1e300])
+    assert sound(good, good)
+    assert sound(good[:0], good[:0])
+    for bad in (0.0, -0.0, -1.0, math.nan, math.inf, -math.inf):
+        for at in range(3):
+            wrong = good.copy()
+            wrong[at] = bad
+            assert not sound(wrong, good)
+            assert not sound(good, wrong)

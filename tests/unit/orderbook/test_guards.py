@@ -79,3 +79,13 @@ def test_silence_of_thirty_seconds_wants_a_reconnect_every_thirty() -> None:
     assert not g.stale
     assert not g.stalled(90 * NS_PER_S)
     assert g.stalled(91 * NS_PER_S)
+
+
+def test_a_wait_for_ones_turn_is_no_silence() -> None:
+    g = guard()
+    g.begin(0)
+    g.pause()
+    assert g.silence_ns(100 * NS_PER_S) == 0
+    assert not g.stalled(100 * NS_PER_S)
+    g.begin(100 * NS_PER_S)
+    assert g.stalled(130 * NS_PER_S)
