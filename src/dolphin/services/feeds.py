@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from dolphin.domain.codes import posture_code
@@ -12,6 +13,8 @@ from dolphin.host.identity import Identity
 from dolphin.market.feed import Feed
 from dolphin.market.universe import DEFAULT_ASSETS, default_universe, read_universe, take_assets
 from dolphin.services.home import SystemSettings
+
+_log = logging.getLogger("dolphin.scanner")
 
 
 def open_market(settings: SystemSettings) -> Feed:
@@ -27,7 +30,9 @@ def open_market(settings: SystemSettings) -> Feed:
         from dolphin.feeds.prices import BinancePrices
 
         # Not filled from klines: minutes are no bars, and a trader of a system would trade on them.
-        return BinancePrices(symbols_of(settings), base_url=settings.exchange, backfill=False)
+        live = BinancePrices(symbols_of(settings), base_url=settings.exchange, backfill=False)
+        live.news = _log.warning
+        return live
     from dolphin.market.synthetic import SyntheticFeed
 
     return SyntheticFeed(
