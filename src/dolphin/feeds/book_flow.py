@@ -101,6 +101,7 @@ class BookFlow:
     check_every_s : real seconds between two looks of the stall watchdog
     pace : of a symbol's back-off
     recorder : hears every text that is received
+    freeze_heap : for a process that does nothing else: take what is loaded out of the garbage collector, once
     on_book : hears symbol, bands and the wall clock (ns) of what went into the view, on the flow's thread
     """
 
@@ -120,6 +121,7 @@ class BookFlow:
         levels: int = LEVELS,
         recorder: RawRecorder | None = None,
         on_book: Callable[[str, BookSnapshot, int], None] = lambda symbol, book, now_ns: None,
+        freeze_heap: bool = False,
     ) -> None:
         self.symbols = tuple(symbols)
         self.view = view
@@ -141,6 +143,7 @@ class BookFlow:
         self._levels = levels
         self._recorder = recorder
         self._on_book = on_book
+        self._freeze_heap = freeze_heap
         self._watched: dict[str, _Watched] = {}
         self._notices: deque[Notice] = deque(maxlen=1_000)
         self._told_ns: dict[str, int] = {}
@@ -253,10 +256,12 @@ class BookFlow:
                 self._failed("markets", error)
                 await asyncio.sleep(self._wait_s(exchange, schedule))
             else:
-                # What describes 500 markets stays for good: a collector that walks it again and again would
-                # hold this loop, and every thread beside it, for 150 ms each time.
-                gc.collect()
-                gc.freeze()
+                if self._freeze_heap:
+                    # What describes 500 markets stays for good: a collector that walks it again and again
+                    # would hold this loop, and every thread beside it, for 150 ms each time.
+                    self._freeze_heap = False
+                    gc.collect()
+                    gc.freeze()
                 return
 
     async def _watch(self, exchange: PublicBinance, one: _Watched) -> None:
@@ -291,9 +296,12 @@ class BookFlow:
 
     def _is_its_turn(self, one: _Watched) -> bool:
         """Whether a sound book may be taken anew now."""
-        if not one.refresh or self._n_entering or self._refreshing:
+        if not one.refresh or self._refreshing:
             return False
-        return one.urgent or not any(other.urgent for other in self._watched.values())
+        if one.urgent:
+            # One that never gets its book must not keep the others from theirs.
+            return not self._n_entering or self._mono_ns() - one.snapshot_ns >= 2 * RESYNC_MIN_NS
+        return not self._n_entering and not any(other.urgent for other in self._watched.values())
 
     async def _found(self, exchange: PublicBinance, one: _Watched) -> Any:
         """The book founded anew on a snapshot. Raises what the client raises."""

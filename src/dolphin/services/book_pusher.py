@@ -45,13 +45,13 @@ STOP_S: Final = 5.0
 class Batch(NamedTuple):
     """Everything of one instant: by symbol the books, features and best levels that are fresh; the market.
 
-    Withdrawals, of all symbols, and macro look back minutes and not messages.
+    slow, features of all symbols, and macro look back minutes and not messages.
     """
 
     now_ns: int
     books: dict[str, BookSnapshot]
     rows: dict[str, FeatureRow]
-    withdrawals: dict[str, float]
+    slow: dict[str, list[float]]
     tops: dict[str, TopOfBook]
     market: MarketFigures
     macro: MacroFigures
@@ -185,17 +185,17 @@ def features_of(batch: Batch) -> dict[str, ShardFeatures]:
     """Features of the assets that were fresh, as they go onto the grid."""
     found = {}
     for symbol, row in batch.rows.items():
-        column = row.values.tolist()
+        column, slow = row.values.tolist(), batch.slow[symbol]
         found[symbol] = ShardFeatures(
             imbalance=column[fold.IMBALANCE],
             imbalance_ma5=column[fold.MA5],
             imbalance_persistence=column[fold.PERSISTENCE],
             depth_1pct_usd=column[fold.DEPTH],
-            depth_quality=column[fold.QUALITY],
-            fill_probability=column[fold.FILL],
+            depth_quality=slow[fold.QUALITY],
+            fill_probability=slow[fold.FILL],
             spread_proxy_bps=column[fold.SPREAD],
             depth_asymmetry=column[fold.ASYMMETRY],
-            withdrawal_velocity=batch.withdrawals[symbol],
+            withdrawal_velocity=slow[fold.WITHDRAWAL],
             regime_signal=batch.macro.regime_signal,
             timestamp=iso_from_ns(row.book.timestamp_ns),
         )

@@ -95,9 +95,13 @@ class LiveBars:
             self._thread.join(STOP_S)
 
     def _run(self) -> None:
-        pause_s = PAUSE_FIRST_S
+        pause_s, spent = PAUSE_FIRST_S, False
         while not self._closed.is_set():
             try:
+                if spent:
+                    self._feed, spent = self._make(), False
+                if self._closed.is_set():  # as the new one was made
+                    break
                 for bar in self._feed.bars():
                     self._trouble, pause_s = "", PAUSE_FIRST_S
                     if len(self._waiting) >= WAITING_MAX:
@@ -105,13 +109,18 @@ class LiveBars:
                         self.n_dropped += 1
                     self._waiting.append(bar)
             except DolphinError as error:
-                self.n_failures += 1
-                self._trouble = str(error)
-                _log.warning("%s; asked again in %.0f s", error, pause_s)
+                self._failed(str(error), pause_s)
+            except Exception as error:  # whatever it is, this thread has to go on, and the service to know
+                _log.exception("the live feed broke")
+                self._failed(f"the live feed broke: {error!r}", pause_s)
             self._feed.close()
+            spent = True
             if self._closed.wait(pause_s):
                 return
             pause_s = min(2.0 * pause_s, PAUSE_MAX_S)
-            self._feed = self._make()
-            if self._closed.is_set():
-                self._feed.close()
+        self._feed.close()
+
+    def _failed(self, trouble: str, pause_s: float) -> None:
+        self.n_failures += 1
+        self._trouble = trouble
+        _log.warning("%s; asked again in %.0f s", trouble, pause_s)

@@ -105,8 +105,11 @@ class FactorPolls:
         while not self._ending:
             self._wake.wait(PERIOD_S)
             self._wake.clear()
-            if not self._ending:
-                self.poll()
+            try:
+                if not self._ending:
+                    self.poll()
+            except Exception as error:  # the next poll has to come
+                self._news.append(f"a poll of factors broke: {error!r}")
 
     def poll(self) -> None:
         """Ask every source once, keep the push, lay it down."""
@@ -127,7 +130,7 @@ class FactorPolls:
             self._log.append(now_ns, pushed)
         except StoreError as error:
             if not self._trouble:
-                self._news.append(f"factors are read and not kept: {error}")
+                self._news.append(f"factors are read and not kept, a resumed run will lack them: {error}")
             self._trouble = str(error)
         else:
             self._trouble = ""
@@ -186,7 +189,8 @@ class LiveOrgans:
             for payload in self._polls.take():
                 self._grid.put(EXF, payload)
                 self._kept.append(_record(payload))
-            self._advance(row, max(now_ns, row.timestamp_ns), stress, tell=True)
+            # What came after the bar closed waits for the next: a resumed run cannot tell when it was asked.
+            self._advance(row, row.timestamp_ns, stress, tell=True)
         return None
 
     def pass_over(self, row: ScanRow, stress: float | None, read: Arrivals | None) -> None:

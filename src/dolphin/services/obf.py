@@ -5,8 +5,9 @@ Entry point: `ObfService`, run by `dolphin books`.
 1. A symbol's features are made the moment its message is in, on the flow's thread; a bar of theirs is a
    message, ten a second. What looks back some bars (moving average, persistence) looks back some messages
    here. A trader makes its own features of the books at its own bars.
-2. Withdrawal is a matter of minutes: what the grid hears of it, and of what is made of it (cascade, regime,
-   depth velocity), looks back 60 bars of 5 s, as a run's own books do. The breaker's stress is made of it.
+2. A usual depth and a withdrawal are matters of minutes: what the grid hears of them, and of what is made of
+   them (quality, fill probability, cascade, regime, depth velocity), is folded at bars of 5 s, as a run's own
+   books are. The breaker's stress is made of it. Recorded rows have them by messages.
 3. The tick, every 100 ms, makes the figures across assets of the newest books and hands everything on: no
    grid, no disk and no network in it. The flow, the pusher and the recorder have threads of their own.
 4. Every row of features is recorded under `ob_features/date=YYYY-MM-DD/`; with `record_raw` every message
@@ -32,7 +33,6 @@ from dolphin.grid.port import GridError
 from dolphin.grid.topics import OBF
 from dolphin.market.book_files import PartWriter, features_as_table
 from dolphin.market.book_schema import FEATURE_FOLDER, FEATURE_SCHEMA
-from dolphin.orderbook import fold
 from dolphin.orderbook.engine import BookEngine
 from dolphin.orderbook.guards import GuardRules
 from dolphin.orderbook.snapshot import BookSnapshot
@@ -210,6 +210,7 @@ class ObfService:
             seed=settings.seed,
             recorder=raw,
             on_book=self.features.hear,
+            freeze_heap=True,
         )
         self._started_ns = context.clock.now_ns()
         self.flow.start()
@@ -263,7 +264,6 @@ class ObfService:
             self._slow_at = now_ns // BAR_NS
             self._slow_bar += 1
             self._slow.step_live(self._slow_bar, now_ns, books.get)
-        withdrawals = self._slow.features()[fold.WITHDRAWAL].tolist()
         self._n_fresh = report.n_fresh
         if report.n_fresh:
             self._fresh_ns = now_ns
@@ -274,7 +274,7 @@ class ObfService:
                 now_ns,
                 books,
                 {s: row for s in fresh if (row := features.newest(s)) is not None},
-                dict(zip(self.symbols, withdrawals, strict=True)),
+                dict(zip(self.symbols, self._slow.features().T.tolist(), strict=True)),
                 {s: top for s in fresh if (top := flow.tops.get(s)) is not None},
                 engine.get_market(self._bar),
                 self._slow.get_macro(self._slow_bar),

@@ -321,6 +321,9 @@ def test_a_book_that_price_left_is_refreshed_before_those_that_are_only_old(x: L
     assert not flow._is_its_turn(eth)
     flow._refreshing, flow._n_entering = False, 1
     assert not flow._is_its_turn(eth)
+    stage.ahead_ns += 21 * NS_PER_S
+    assert flow._is_its_turn(eth)
+    assert not flow._is_its_turn(btc)
 
 
 def test_many_symbols_are_refreshed_less_often_than_the_limiter_lets_through() -> None:

@@ -85,6 +85,31 @@ def test_a_feed_that_fails_is_made_anew_and_its_trouble_is_told(
     assert list(bars.due(0, 10)) == []
 
 
+def test_whatever_a_feed_raises_the_thread_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_bars, "PAUSE_FIRST_S", 0.01)
+    monkeypatch.setattr(live_bars, "PAUSE_MAX_S", 0.02)
+    made = iter([Scripted([1], ValueError("a bug")), DataError("no such market"), Scripted([2])])
+
+    def make() -> Scripted:
+        found = next(made)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    bars = LiveBars(make)
+    found: list[int] = []
+
+    def come() -> bool:
+        found.extend(bar.timestamp_ns for bar in bars.due(0, 10))
+        return len(found) == 2
+
+    until(come)
+    assert found == [1, 2]
+    assert bars.n_failures == 2
+    assert bars.trouble == ""
+    bars.close()
+
+
 def test_bars_are_given_up_to_a_limit_after_what_was_folded_and_the_oldest_go(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

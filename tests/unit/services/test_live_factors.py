@@ -184,7 +184,7 @@ def test_a_full_disk_costs_the_record_and_not_the_push(world: World, monkeypatch
     world.bar()
     assert world.boost() > 1.8
     told = [text for _, text in world.organs.take_news() if "not kept" in text]
-    assert told == ["factors are read and not kept: disk full"]
+    assert told == ["factors are read and not kept, a resumed run will lack them: disk full"]
 
 
 def test_a_record_that_cannot_be_read_is_told_and_the_run_goes_on(world: World) -> None:

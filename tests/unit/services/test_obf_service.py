@@ -232,6 +232,7 @@ def test_withdrawal_looks_back_bars_and_not_messages(
     else:
         assert service._slow.last_bar == 0 < service._engine.last_bar
         assert payload.withdrawal_velocity == 0.0
+        assert (payload.depth_quality, payload.fill_probability) == (1.0, 0.5)
 
 
 def test_silence_of_all_books_is_no_health(system: BookSystem) -> None:
