@@ -161,6 +161,15 @@ def market_table(engine: BookEngine, now_ns: int) -> pa.Table:
     )
 
 
+def by_day(tables: Sequence[pa.Table], stamp: str = "ts") -> list[pa.Table]:
+    """The rows of tables of one schema as a table each UTC day, for who must know which day was written."""
+    table = pa.concat_tables(tables) if tables else None
+    if table is None or not table.num_rows:
+        return []
+    days = table[stamp].cast(pa.int64()).to_numpy() // NS_PER_DAY
+    return [table.filter(pa.array(days == day)) for day in np.unique(days).tolist()]
+
+
 class PartWriter:
     """Parts under `<folder>/date=YYYY-MM-DD/`, one file for each day of each `write`.
 

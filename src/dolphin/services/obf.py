@@ -31,7 +31,7 @@ from dolphin.domain.errors import ConfigError, StoreError
 from dolphin.grid.payloads import PayloadRejected
 from dolphin.grid.port import GridError
 from dolphin.grid.topics import OBF
-from dolphin.market.book_files import PartWriter, features_as_table
+from dolphin.market.book_files import PartWriter, by_day, features_as_table
 from dolphin.market.book_schema import FEATURE_FOLDER, FEATURE_SCHEMA
 from dolphin.orderbook.engine import BookEngine
 from dolphin.orderbook.guards import GuardRules
@@ -103,10 +103,12 @@ class Recorder:
 
     def flush(self) -> None:
         """Write what waits; what the disk refuses waits on."""
-        tables = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        # Day by day: a disk that refuses the second must not have the first written twice.
+        tables = by_day([self._waiting.popleft() for _ in range(len(self._waiting))])
         try:
-            self._writer.write(tables)
-            tables = []
+            while tables:
+                self._writer.write(tables[:1])
+                del tables[0]
             if self._raw is not None:
                 self._raw.flush()
         except Exception as error:  # the next flush has to come, whatever this one met
@@ -114,6 +116,8 @@ class Recorder:
             self.trouble = str(error) if isinstance(error, StoreError) else f"cannot record: {error!r}"
         else:
             self.trouble = ""
+        # What a part took to be written goes back: kept for the next one, it only grows.
+        pa.default_memory_pool().release_unused()
 
 
 class ObfService:

@@ -15,12 +15,13 @@ from risk_system import RiskSystem
 from dolphin.cli import COMMANDS
 from dolphin.domain.clock import NS_PER_S, day_from_ns, iso_from_ns
 from dolphin.domain.errors import ConfigError, StoreError
+from dolphin.feeds.raw_recorder import RawRecorder
 from dolphin.grid.books import snapshot_of
 from dolphin.grid.payloads import ObfLatest
 from dolphin.grid.shards import shard_index
 from dolphin.grid.topics import ASSET_OB, OBF, RAW_BOOK, SHARD_FEATURES
 from dolphin.grid.typed import TypedGrid
-from dolphin.market.book_files import parts_of, read_parts
+from dolphin.market.book_files import PartWriter, parts_of, read_parts
 from dolphin.market.book_messages import read_messages
 from dolphin.market.book_schema import FEATURE_FOLDER, FEATURE_SCHEMA
 from dolphin.orderbook import fold
@@ -203,6 +204,7 @@ def test_dropped_messages_are_told_once_and_a_flush_that_breaks_is_not_the_last(
     assert system.told("resources") == ["3 raw messages dropped, no room"]
     with monkeypatch.context() as patch:
         patch.setattr(recorder._writer, "write", lambda tables: 1 / 0)
+        system.until(lambda: len(recorder._waiting) > 0)
         recorder.flush()
     assert "cannot record" in system.obf.health()[1]
     recorder.flush()
@@ -283,6 +285,36 @@ def test_a_full_disk_costs_neither_the_file_nor_the_record_later(
     recorder.add(table)
     recorder.add(table)
     assert recorder.n_dropped == 1
+
+
+def test_a_disk_that_refuses_the_second_day_has_the_first_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder, raw = Recorder(tmp_path, None), RawRecorder(tmp_path / "raw")
+    row = {**dict.fromkeys(FEATURE_SCHEMA.names, 0), "symbol": BTC, "fresh": True}
+    for day in range(2):
+        at_ns = day * 86_400 * NS_PER_S
+        recorder.add(pa.Table.from_pylist([{**row, "ts": at_ns}], FEATURE_SCHEMA))
+        raw.hear(at_ns, "frame", '{"e":"aggTrade","s":"BTCUSDT","p":"1","T":1}', "")
+    put = PartWriter._put
+    with monkeypatch.context() as patch:
+
+        def second_refused(self: PartWriter, day: str, table: pa.Table) -> Path:
+            if day == "1970-01-02":
+                raise StoreError("disk full")
+            return put(self, day, table)
+
+        patch.setattr(PartWriter, "_put", second_refused)
+        recorder.flush()
+        assert recorder.trouble == "disk full"
+        with pytest.raises(StoreError):
+            raw.flush()
+    recorder.flush()
+    raw.flush()
+    for folder in (tmp_path / FEATURE_FOLDER, tmp_path / "raw"):
+        assert [len(parts_of(folder, f"1970-01-0{day}")) for day in (1, 2)] == [1, 1]
+    assert raw.n_written == 2
+    assert raw._n_bytes == 0
 
 
 def test_the_universe_and_the_speed(tmp_path: Path) -> None:
