@@ -101,7 +101,7 @@ def test_files_that_hold_no_rows_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no such file; check the path"):
         read_rows(path)
     path.write_text("nothing")
-    with pytest.raises(DataError, match="cannot be read as Parquet"):
+    with pytest.raises(DataError, match="is no Parquet file, or a cut-off one"):
         read_rows(path)
     pq.write_table(pa.table({"ts": [1], "last_update_id": [1]}), path)
     with pytest.raises(DataError, match="no column 'bid_px_0'; expected rows of the best 20 levels"):
