@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -29,6 +28,7 @@ import pyarrow.parquet as pq
 from dolphin.domain.errors import DataError, StoreError, UsageError
 from dolphin.feeds.client import PublicBinance, make_exchange, reason_of
 from dolphin.feeds.polling import Pace, Schedule
+from dolphin.market.book_files import put_table
 from dolphin.market.feed import Gap, find_gaps
 
 NS_PER_MS: Final = 1_000_000
@@ -238,7 +238,7 @@ class _Work:
                         exchange, symbol, self.interval, begin, end, pace=self.pace, on_retry=again
                     )
                     rows = await self._answered(question)
-                    _put(path, _table(symbol, rows))
+                    put_table(path, _table(symbol, rows))
                     result.pages_asked += 1
                 self.paths.append(path)
                 self.on_page(k, len(pages))
@@ -300,22 +300,6 @@ def _table(symbol: str, rows: list[tuple[float, ...]]) -> pa.Table:
     )
 
 
-def _put(path: Path, table: pa.Table) -> None:
-    hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with hidden.open("wb") as file:
-            pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(hidden, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            hidden.unlink()
-        raise StoreError(
-            f"{path}: cannot be written ({error.strerror}); check disk and permissions"
-        ) from error
-
-
 def _is_whole(path: Path) -> bool:
     try:
         return bool(pq.read_schema(path).names == SCHEMA.names)
@@ -338,4 +322,4 @@ def _join(paths: list[Path], out: Path, result: Downloaded, symbols: tuple[str, 
     result.absent = tuple(s for s in symbols if not np.any(names == s))
     table = table.sort_by([("ts", "ascending"), ("symbol", "ascending")])
     result.rows = table.num_rows
-    _put(out, table)
+    put_table(out, table)

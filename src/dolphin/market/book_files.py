@@ -170,6 +170,26 @@ def by_day(tables: Sequence[pa.Table], stamp: str = "ts") -> list[pa.Table]:
     return [table.filter(pa.array(days == day)) for day in np.unique(days).tolist()]
 
 
+def put_table(path: Path, table: pa.Table) -> None:
+    """Write a table and put it in place only when it is whole. Raises StoreError; no half is left."""
+    hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            with hidden.open("wb") as file:
+                pq.write_table(table, file, compression="zstd")
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(hidden, path)
+            fsync_folder(path.parent)
+        finally:
+            with contextlib.suppress(OSError):
+                hidden.unlink()
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be written ({error.strerror or error}); check disk and permissions"
+        ) from error
+
+
 class PartWriter:
     """Parts under `<folder>/date=YYYY-MM-DD/`, one file for each day of each `write`.
 

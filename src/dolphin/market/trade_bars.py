@@ -12,8 +12,6 @@ Entry points: `read_trades`, `bars_of`, `write_panel`.
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,11 +20,11 @@ from typing import Final, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from dolphin.domain.bar import BoolArray, FloatArray, IntArray
 from dolphin.domain.clock import NS_PER_S
-from dolphin.domain.errors import DataError, StoreError
+from dolphin.domain.errors import DataError
+from dolphin.market.book_files import put_table
 from dolphin.market.book_messages import (
     NS_PER_MS,
     RAW_COLUMNS,
@@ -37,7 +35,6 @@ from dolphin.market.book_messages import (
     raw_files,
 )
 from dolphin.market.feed import price_faults
-from dolphin.market.scan_store import fsync_folder
 
 TABLE_COLUMNS: Final = ("ts", "symbol", "price")
 _BATCH_ROWS: Final = 65_536
@@ -176,19 +173,4 @@ def write_panel(path: Path, bars: TradeBars, interval_ns: int) -> None:
     opened = pa.array(bars.close_ns - interval_ns).cast(pa.timestamp("ns", tz="UTC"))
     columns = [pa.array(bars.closes[:, k], from_pandas=True) for k in range(len(bars.symbols))]
     table = pa.table([opened, *columns], names=["ts", *bars.symbols])
-    hidden = path.with_name(f".{path.name}.tmp")
-    try:
-        try:
-            with hidden.open("wb") as file:
-                pq.write_table(table, file, compression="zstd")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(hidden, path)
-            fsync_folder(path.parent)
-        finally:
-            with contextlib.suppress(OSError):
-                hidden.unlink()
-    except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be written ({error.strerror or error}); check disk and permissions"
-        ) from error
+    put_table(path, table)
