@@ -1,7 +1,7 @@
 """What live books cost: the book flow at 100 ms a symbol, or the universe service.
 
-An exchange on loopback is a process of its own; the whole service runs here, with its recorder and a grid in
-the process.
+An exchange on loopback is a process of its own; the whole service runs here as it does under its supervisor,
+with its recorder and a grid in the process.
 Printed: share of one core, delays, and how memory grows. Delays of the book flow, both until a symbol's
 features are there: from the message in this process (`received`), and from the instant that the exchange
 stamped on it (`sent`, to the millisecond, so up to 1 ms too much). Run:
@@ -21,11 +21,13 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from dolphin.domain.bar import FloatArray
 from dolphin.grid.inprocess import InProcessGrid
@@ -35,6 +37,7 @@ from dolphin.orderbook.snapshot import BookSnapshot
 from dolphin.services.clock import SystemClock
 from dolphin.services.home import Home, SystemSettings
 from dolphin.services.obf import ObfService
+from dolphin.services.runtime import share_one_heap
 from dolphin.services.service import Context
 from dolphin.services.universe import UniverseService
 
@@ -59,6 +62,8 @@ def main() -> int:
     parser.add_argument("--replay", nargs="*", help="recordings as the market, *_raw.parquet")
     parser.add_argument("--raw", action="store_true", help="record every message, too")
     asked = parser.parse_args()
+    share_one_heap()
+    pa.set_memory_pool(pa.system_memory_pool())  # as `runtime.ENVIRONMENT` says
     command = [sys.executable, str(ROOT / "tests" / "exchange"), "--port", "0", "--speed", "1"]
     command += ["--life", str(int(asked.seconds + asked.symbols * 2 + 60))]
     if asked.service == "books":
@@ -79,21 +84,21 @@ def main() -> int:
 
 
 class Cost:
-    """Processor and memory of this process from now on."""
+    """Processor and memory of this process from now on; what it keeps itself does not grow by the tick."""
 
     def __init__(self, settle_s: float) -> None:
         self._settle_s = settle_s
         self.cpu_s, self.wall_s = time.process_time(), time.monotonic()
-        self.ticks_s: list[float] = []
+        self._ticks = Delays()
         self._memory: list[tuple[float, float]] = []
 
     def run(self, seconds: float, service: Any, each: Callable[[], None] = lambda: None) -> None:
         """Tick the service at its period for so long."""
         pause, due_s = threading.Event(), time.monotonic()
         while (passed_s := time.monotonic() - self.wall_s) < seconds:
-            begun_s = time.perf_counter()
+            begun_ns = time.perf_counter_ns()
             service.tick()
-            self.ticks_s.append(time.perf_counter() - begun_s)
+            self._ticks.take([time.perf_counter_ns() - begun_ns])
             each()
             if not self._memory or passed_s - self._memory[-1][0] >= LOOK_S:
                 self._memory.append((passed_s, memory_mb()))
@@ -108,8 +113,7 @@ class Cost:
         found: dict[str, Any] = {
             "seconds": round(wall_s, 1),
             "core_share": round(cpu_s / wall_s, 4),
-            "tick_p50_ms": percentile(self.ticks_s, 50, 1e3),
-            "tick_p99_ms": percentile(self.ticks_s, 99, 1e3),
+            **self._ticks.figures("tick"),
             "memory_mb_each_minute": [round(float(np.median(mb[at_s // 60 == m])), 1) for m in minutes(at_s)],
             "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         }
@@ -175,10 +179,10 @@ def books(url: str, folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
     sent = Delays()
     cost = Cost(asked.settle)
 
-    fresh: list[float] = []
+    fresh = Counter[int]()
 
     def each() -> None:
-        fresh.append(service.gauges()["books_fresh"])
+        fresh[int(service.gauges()["books_fresh"])] += 1
         received.take(flow.delays_ns)
         sent.take(sent_ns)
 
@@ -191,7 +195,7 @@ def books(url: str, folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
         **cost.figures(),
         **received.figures("received_to_features"),
         **sent.figures("sent_to_features"),
-        "fresh_books_mean": round(float(np.mean(fresh)), 2),
+        "fresh_books_mean": round(sum(n * count for n, count in fresh.items()) / fresh.total(), 2),
         "fresh_books_least": min(fresh),
         "pushed_books": context.counts["pushed_books"],
         "batches_replaced": context.counts["batches_replaced"],
@@ -255,11 +259,6 @@ class Delays:
             f"{name}_{label}_ms": round(float(np.searchsorted(sums, share * sums[-1])) / 100.0, 2)
             for label, share in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999))
         }
-
-
-def percentile(values: list[float], q: float, scale: float) -> float:
-    """Rounded to 0.01."""
-    return round(float(np.percentile(values, q)) * scale, 2)
 
 
 def memory_mb() -> float:

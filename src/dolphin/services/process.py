@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import resource
 import signal
 import threading
 import time
@@ -36,6 +35,7 @@ from dolphin.services.clock import SystemClock
 from dolphin.services.home import Home, SystemSettings
 from dolphin.services.logs import log_to
 from dolphin.services.metrics import Monitor, port_file, port_of, serve_near
+from dolphin.services.runtime import limit_memory, settle_libraries, share_one_heap
 from dolphin.services.service import Alert, Context, Hosted
 from dolphin.services.supervisor_conf import socket_path
 from dolphin.services.table import ServiceSpec
@@ -54,14 +54,6 @@ LIMITS_EVERY_S: Final = 10.0
 CLOSE_S: Final = 5.0
 #: From this part of the memory limit on a person is told.
 MEMORY_ALERT: Final = 0.9
-#: One thread a library: a threaded BLAS is up to ten times slower on small matrices. Arrow's own allocator
-#: reserves 1 GiB at once, which would count against the limit.
-ENVIRONMENT: Final = {
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "ARROW_DEFAULT_MEMORY_POOL": "system",
-}
 _MIB: Final = 1024 * 1024
 
 _log = logging.getLogger("dolphin.process")
@@ -97,8 +89,7 @@ def run_service(
     """
     environ = os.environ if environ is None else environ
     options = dict(options or {})
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    settle_libraries()
     settings = home.load()
     dry_run = bool(options.get("dry_run"))
     instance = f"{spec.name}-dry-run" if dry_run else spec.name
@@ -114,6 +105,7 @@ def run_service(
         with contextlib.suppress(OSError):
             # What `ps` and `top` show: 15 letters.
             Path("/proc/self/comm").write_text(f"dolphin-{spec.name}"[:15])
+        share_one_heap()
         limit_memory(spec.memory_mb)
         with _Stopper() as stopper:
             process = _Process(
@@ -122,15 +114,6 @@ def run_service(
             return process.run()
     finally:
         held.let_go()
-
-
-def limit_memory(megabytes: int) -> None:
-    """Let the kernel refuse private memory beyond this (MiB): an allocation then raises MemoryError."""
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = megabytes * _MIB
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
 
 
 class _Stopper:

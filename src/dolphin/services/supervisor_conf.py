@@ -24,6 +24,7 @@ from typing import Final
 from dolphin.domain.errors import StoreError, UsageError
 from dolphin.services.durable import write_durably
 from dolphin.services.home import Home
+from dolphin.services.runtime import ENVIRONMENT
 from dolphin.services.table import DATA, SERVICES, TRADING, ServiceSpec
 
 SOCKET_NAME: Final = "supervisor.sock"
@@ -82,13 +83,7 @@ stdout_logfile_maxbytes=1MB
 stdout_logfile_backups=2
 """
 
-_ENVIRONMENT: Final = {
-    "ARROW_DEFAULT_MEMORY_POOL": "system",
-    "MKL_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "PYTHONUNBUFFERED": "1",
-}
+_ENVIRONMENT: Final = ENVIRONMENT | {"PYTHONUNBUFFERED": "1"}
 
 
 def launcher() -> tuple[str, ...]:
