@@ -68,7 +68,9 @@ def execute(args: argparse.Namespace) -> int:
     symbols, seconds = symbols_of(args.symbols, args.universe), _seconds(args.minutes)
     from dolphin.feeds.client import base_address
     from dolphin.feeds.record import record
+    from dolphin.services.runtime import share_one_heap
 
+    share_one_heap()
     if args.base_url is not None:
         base_address(args.base_url)
     out = Path(args.out)

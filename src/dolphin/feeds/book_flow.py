@@ -22,7 +22,6 @@ import gc
 import math
 import random
 import struct
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -36,7 +35,8 @@ from dolphin.domain.bar import FloatArray
 from dolphin.domain.clock import NS_PER_S
 from dolphin.domain.errors import plural
 from dolphin.feeds.book_view import BookView
-from dolphin.feeds.client import PublicBinance, make_exchange, share_connections
+from dolphin.feeds.client import PublicBinance, close, make_exchange, share_connections
+from dolphin.feeds.loop_thread import LoopThread, run_until
 from dolphin.feeds.polling import Pace, Schedule
 from dolphin.feeds.raw_recorder import RawRecorder
 from dolphin.market.book_messages import NS_PER_MS
@@ -147,15 +147,11 @@ class BookFlow:
         self._watched: dict[str, _Watched] = {}
         self._notices: deque[Notice] = deque(maxlen=1_000)
         self._told_ns: dict[str, int] = {}
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._ended: asyncio.Event | None = None
+        self._thread = LoopThread("books", self._main, STOP_S)
         self._entering: asyncio.Semaphore | None = None
         #: Symbols that wait for a first snapshot or take it, and whether a sound book is refreshed.
         self._n_entering = 0
         self._refreshing = False
-        self._ready = threading.Event()
-        self._stopping = False
         self.exchange: PublicBinance | None = None
 
     # from any thread
@@ -163,21 +159,11 @@ class BookFlow:
     def start(self) -> None:
         """Begin to watch; returns at once. Raises ConfigError for a wrong address."""
         self.exchange = make_exchange(self._base_url)
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="books", daemon=True)
         self._thread.start()
-        self._ready.wait(STOP_S)
 
     def stop(self) -> None:
         """Watch no more and close the connections; the last books stay in the view."""
-        self._stopping = True
-        if self._thread is None:
-            return
-        if self._loop is not None and self._ended is not None:
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._ended.set)
-        self._thread.join(STOP_S)
-        self._thread = None
+        self._thread.stop()
 
     def notices(self) -> list[Notice]:
         """(kind, line) of what happened since the last call: `alert` for a person, `log` for the log."""
@@ -193,37 +179,26 @@ class BookFlow:
 
     # on the loop
 
-    def _run(self) -> None:
+    async def _main(self, ended: asyncio.Event) -> None:
         # Kernels are compiled before any socket is open: no ping goes unanswered meanwhile.
         level = (np.array([1.0]), np.array([1.0]))
         book_snapshot(0, level, (np.array([2.0]), level[1]))
         are_levels(*level)
-        asyncio.run(self._main())
-
-    async def _main(self) -> None:
-        self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
         self._entering = asyncio.Semaphore(ENTERING_MAX)
-        self._ready.set()
-        if self._stopping:  # before there was a loop to be told
-            self._ended.set()
-        ended = asyncio.create_task(self._ended.wait())
-        while not ended.done():
-            life = asyncio.create_task(self._live())
-            await asyncio.wait({life, ended}, return_when=asyncio.FIRST_COMPLETED)
-            life.cancel()
-            (error,) = await asyncio.gather(life, return_exceptions=True)
-            if not ended.done():  # a fault of ours: told, and begun anew
-                self.counts["lives"] += 1
-                self._tell("alert", f"the book flow broke off ({error!r}); it begins anew", "life")
-                await asyncio.wait({ended}, timeout=LIFE_PAUSE_S)
-        assert self.exchange is not None
-        self.exchange.timeout_on_exit = 0
-        with contextlib.suppress(Exception):
-            await self.exchange.close()
-
-    async def _live(self) -> None:
         exchange = self.exchange
         assert exchange is not None
+        try:
+            while not ended.is_set():
+                error = await run_until(ended, self._live(exchange))
+                if not ended.is_set():  # a fault of ours: told, and begun anew
+                    self.counts["lives"] += 1
+                    self._tell("alert", f"the book flow broke off ({error!r}); it begins anew", "life")
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(ended.wait(), LIFE_PAUSE_S)
+        finally:
+            await close(exchange)
+
+    async def _live(self, exchange: PublicBinance) -> None:
         await self._load_markets(exchange)
         started_ns = self._mono_ns()
         for symbol in self.symbols:

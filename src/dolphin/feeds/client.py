@@ -1,7 +1,7 @@
 """The one place where the exchange's client is made: public data of Binance USD-M, without keys.
 
-Entry points: `make_exchange`, `base_address`, `share_connections`. ccxt keeps books in sync, parses and
-throttles; `PublicBinance` adds what it leaves open. Needs the feeds extra.
+Entry points: `make_exchange`, `close`, `base_address`, `share_connections`. ccxt keeps books in sync, parses
+and throttles; `PublicBinance` adds what it leaves open. Needs the feeds extra.
 
 Invariants
 ----------
@@ -20,6 +20,7 @@ lost connection is taken for the running one when data come before the acknowled
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
@@ -231,7 +232,7 @@ def make_exchange(
     ping_every_s: float = 5.0,
     min_request_ms: float | None = None,
 ) -> PublicBinance:
-    """ccxt.pro's client of Binance USD-M for public data; end it with `await exchange.close()`.
+    """ccxt.pro's client of Binance USD-M for public data; end it with `close`.
 
     Parameters
     ----------
@@ -274,6 +275,13 @@ def make_exchange(
         exchange.urls["api"] = _moved(exchange.urls["api"], *address)
         exchange.urls.pop("apiBackup", None)
     return exchange
+
+
+async def close(exchange: PublicBinance) -> None:
+    """End the exchange's connections, whatever they do then."""
+    exchange.timeout_on_exit = 0
+    with contextlib.suppress(Exception):
+        await exchange.close()
 
 
 def _moved(urls: Any, http: str, ws: str) -> Any:

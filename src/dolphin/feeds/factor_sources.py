@@ -15,9 +15,7 @@ Invariants
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -27,6 +25,7 @@ from dolphin.domain.clock import NS_PER_S
 from dolphin.domain.errors import DataError, UsageError
 from dolphin.factors.keeper import Sample, SourceError
 from dolphin.feeds.factor_answers import FACTOR_PAGES, FactorPage, checked_addresses
+from dolphin.feeds.loop_thread import LoopThread
 from dolphin.feeds.polling import Pace, Schedule, retry_after_s
 
 try:
@@ -116,37 +115,22 @@ class LiveFactors:
         self._now_ns = now_ns
         self._on_news = on_news
         self._banned_until: dict[str, float] = {}
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._ended: asyncio.Event | None = None
-        self._ready = threading.Event()
+        self._thread = LoopThread("factors", self._main, STOP_S)
 
     def start(self) -> None:
         """Begin to ask; returns at once."""
-        self._thread = threading.Thread(target=self._run, name="factors", daemon=True)
         self._thread.start()
-        self._ready.wait(STOP_S)
 
     def stop(self) -> None:
         """Ask no more; questions that are out are given up."""
-        if self._thread is None or self._loop is None or self._ended is None:
-            return
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._ended.set)
-        self._thread.join(STOP_S)
-        self._thread = None
+        self._thread.stop()
 
-    def _run(self) -> None:
-        asyncio.run(self._main())
-
-    async def _main(self) -> None:
-        self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
-        self._ready.set()
+    async def _main(self, ended: asyncio.Event) -> None:
         async with aiohttp.ClientSession(
             trust_env=self._trust_env, headers={"User-Agent": "dolphin"}, cookie_jar=aiohttp.DummyCookieJar()
         ) as session:
             tasks = [asyncio.create_task(self._poll(session, source)) for source in self.sources.values()]
-            await self._ended.wait()
+            await ended.wait()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

@@ -17,7 +17,6 @@ is fresher in thin symbols, but another series; a mark price is smoothed over ve
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import threading
 import time
@@ -37,11 +36,13 @@ from dolphin.feeds.client import (
     absent_line,
     base_address,
     chunks,
+    close,
     make_exchange,
     traded_names,
 )
 from dolphin.feeds.klines import PACE as KLINES_PACE
 from dolphin.feeds.klines import closes_of
+from dolphin.feeds.loop_thread import LoopThread, run_until
 from dolphin.feeds.polling import Pace
 from dolphin.feeds.price_board import NS_PER_MS, PriceBoard, warmup_bars
 from dolphin.feeds.price_news import PriceNews
@@ -129,9 +130,7 @@ class BinancePrices:
         self._closes: dict[str, dict[int, float]] = {}
         self._absent: tuple[str, ...] = ()
         self._absent_told = False
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._ended: asyncio.Event | None = None
+        self._thread: LoopThread | None = None
         self._ready = threading.Event()
         self._failure: DolphinError | None = None
         self._closed = False
@@ -247,44 +246,26 @@ class BinancePrices:
     def close(self) -> None:
         """See `Feed.close`."""
         self._closed = True
-        if self._thread is None:
-            return
-        if self._loop is not None and self._ended is not None:
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._ended.set)
-        self._thread.join(STOP_S)
-        self._thread = None
+        if self._thread is not None:
+            self._thread.stop()
 
     def _start(self) -> None:
         if self._thread is None and not self._closed:
-            started = threading.Event()
-            self._thread = threading.Thread(
-                target=lambda: asyncio.run(self._main(started)), name="prices", daemon=True
-            )
+            exchange = make_exchange(self._base_url)
+            self.keeper = StreamKeeper(exchange, self._hear, mono_ns=self._mono_ns, **self._keeping)
+            self._thread = LoopThread("prices", partial(self._main, exchange, self.keeper), STOP_S)
             self._thread.start()
-            started.wait(STOP_S)
 
     # on the loop's thread
 
-    async def _main(self, started: threading.Event) -> None:
-        self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
-        exchange = make_exchange(self._base_url)
-        self.keeper = StreamKeeper(exchange, self._hear, mono_ns=self._mono_ns, **self._keeping)
-        started.set()
-        ended = asyncio.create_task(self._ended.wait())
-        life = asyncio.create_task(self._live(exchange, self.keeper))
+    async def _main(self, exchange: PublicBinance, keeper: StreamKeeper, ended: asyncio.Event) -> None:
         try:
-            await asyncio.wait({life, ended}, return_when=asyncio.FIRST_COMPLETED)
-            life.cancel()
-            (error,) = await asyncio.gather(life, return_exceptions=True)
-            if not ended.done():
+            error = await run_until(ended, self._live(exchange, keeper))
+            if not ended.is_set():
                 self._failure = _told(error)
                 self._ready.set()
         finally:
-            ended.cancel()
-            exchange.timeout_on_exit = 0
-            with contextlib.suppress(Exception):
-                await exchange.close()
+            await close(exchange)
 
     async def _live(self, exchange: PublicBinance, keeper: StreamKeeper) -> None:
         await keeper.once("markets", exchange.load_markets)

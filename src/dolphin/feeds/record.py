@@ -11,7 +11,6 @@ A broken chain of ids takes a new snapshot, which is recorded too: a replay foun
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from dolphin.feeds.client import (
     PublicBinance,
     absent_line,
     chunks,
+    close,
     make_exchange,
     share_connections,
     traded_names,
@@ -159,9 +159,7 @@ async def _record(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        exchange.timeout_on_exit = 0
-        with contextlib.suppress(Exception):
-            await exchange.close()
+        await close(exchange)
         flush()
     return result
 

@@ -21,18 +21,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, NamedTuple
 
 import msgspec
 
 from dolphin.domain.clock import NS_PER_S
 from dolphin.domain.errors import ConfigError, DataError, DolphinError, UsageError
-from dolphin.feeds.client import PublicBinance, make_exchange
+from dolphin.feeds.client import PublicBinance, close, make_exchange
+from dolphin.feeds.loop_thread import LoopThread, run_until
 from dolphin.feeds.polling import Pace, Schedule, retry_after_s
 from dolphin.feeds.streams import LIFE_S, PACE, SILENT_S
 from dolphin.feeds.universe_messages import Answer, FiveLevels, active_perpetuals, message_of
@@ -150,38 +151,26 @@ class UniverseStreams:
         self._notices: deque[str] = deque(maxlen=200)
         self._next_id = 0
         self._blocked_ns = 0
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._ended: asyncio.Event | None = None
+        self._thread: LoopThread | None = None
         self._ask_listing: asyncio.Event | None = None
-        self._ready = threading.Event()
 
     # from any thread
 
     def start(self) -> None:
         """Begin; returns at once. Raises ConfigError for a wrong address."""
         exchange = make_exchange(self._base_url)
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._run(exchange)), name="universe", daemon=True
-        )
+        self._thread = LoopThread("universe", partial(self._main, exchange), STOP_S)
         self._thread.start()
-        self._ready.wait(STOP_S)
 
     def stop(self) -> None:
         """End every connection; the last books stay."""
-        thread, self._thread = self._thread, None
-        if thread is None:
-            return
-        if self._loop is not None and self._ended is not None:
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._ended.set)
-        thread.join(STOP_S)
+        if self._thread is not None:
+            self._thread.stop()
 
     def ask_listing(self) -> None:
         """Ask for the list of symbols now, instead of when it is due."""
-        if self._loop is not None and self._ask_listing is not None:
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._ask_listing.set)
+        if self._thread is not None and self._ask_listing is not None:
+            self._thread.soon(self._ask_listing.set)
 
     def books(self) -> dict[str, Held]:
         """The newest sound book of each symbol that is traded, however old."""
@@ -202,27 +191,18 @@ class UniverseStreams:
 
     # on the loop's thread
 
-    async def _run(self, exchange: PublicBinance) -> None:
-        self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
+    async def _main(self, exchange: PublicBinance, ended: asyncio.Event) -> None:
         self._ask_listing = asyncio.Event()
-        self._ready.set()
         try:
-            while not self._ended.is_set():
-                ended = asyncio.create_task(self._ended.wait())
-                life = asyncio.create_task(self._all(exchange))
-                await asyncio.wait({life, ended}, return_when=asyncio.FIRST_COMPLETED)
-                life.cancel()
-                ended.cancel()
-                (error, _) = await asyncio.gather(life, ended, return_exceptions=True)
-                if not self._ended.is_set():
+            while not ended.is_set():
+                error = await run_until(ended, self._all(exchange))
+                if not ended.is_set():
                     # Nothing is expected to come here; what does must not end the service in silence.
                     self._failed("universe", error)
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._ended.wait(), LIFE_PAUSE_S)
+                        await asyncio.wait_for(ended.wait(), LIFE_PAUSE_S)
         finally:
-            exchange.timeout_on_exit = 0
-            with contextlib.suppress(Exception):
-                await exchange.close()
+            await close(exchange)
 
     async def _all(self, exchange: PublicBinance) -> None:
         self._connections, self._of = [], {}

@@ -1,14 +1,8 @@
-"""Synthetic markets for the scan's tests, and the door to the slow twins in `tests/reference`."""
+"""Synthetic markets for the scan's tests."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "reference"))
-
 from scan_markets import make_bars
 
 from dolphin.domain.bar import Bar

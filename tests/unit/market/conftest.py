@@ -1,8 +1,0 @@
-"""The door to the slow twins in `tests/reference`."""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "reference"))
