@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("dolphin.books")
 
-#: Distance of two recorded parts, seconds, and the most ticks that wait for one.
+#: Distance of two recorded parts, seconds, and the most tables (a second each) that wait for one.
 RECORD_EVERY_S: Final = 60.0
-TICKS_WAITING_MAX: Final = 6_000
+TABLES_WAITING_MAX: Final = 600
 STOP_S: Final = 10.0
 #: The first-flush delay where this system had books so short a time ago: with the whole minute a crash alone
 #: would make books older than the minute after which the posture shuts.
@@ -79,8 +79,8 @@ class Recorder:
         self._thread.start()
 
     def add(self, table: pa.Table) -> None:
-        """Keep one tick; beyond the bound the newest is dropped and counted."""
-        if len(self._waiting) >= TICKS_WAITING_MAX:
+        """Keep these rows; beyond the bound the newest are dropped and counted."""
+        if len(self._waiting) >= TABLES_WAITING_MAX:
             self.n_dropped += 1
         else:
             self._waiting.append(table)
@@ -134,7 +134,7 @@ class ObfService:
         self.flow: BookFlow | None = None
         self.features: FlowFeatures | None = None
         self._engine = self._slow = BookEngine(())
-        self._slow_bar = self._slow_at = -1
+        self._slow_bar = self._slow_at = self._recorded_s = -1
         self._tell_later: deque[str] = deque(maxlen=100)
         self.pusher = BookPusher(context.grid, context.home.ob_cache, context.counts, self._tell_later.append)
         self._recorder: Recorder | None = None
@@ -271,7 +271,10 @@ class ObfService:
         self._n_fresh = report.n_fresh
         if report.n_fresh:
             self._fresh_ns = now_ns
-        self._record()
+        if now_ns // NS_PER_S != self._recorded_s:
+            # A table a second: one a tick would be 17,000 little columns by the time that they are written.
+            self._recorded_s = now_ns // NS_PER_S
+            self._record()
         fresh = [symbol for symbol, is_fresh in zip(self.symbols, engine.fresh(), strict=True) if is_fresh]
         self.pusher.offer(
             Batch(

@@ -281,7 +281,7 @@ def test_a_full_disk_costs_neither_the_file_nor_the_record_later(
     recorder.flush()
     assert recorder.trouble == ""
     assert len(parts_of(tmp_path / FEATURE_FOLDER, "1970-01-01")) == 1
-    monkeypatch.setattr(obf, "TICKS_WAITING_MAX", 1)
+    monkeypatch.setattr(obf, "TABLES_WAITING_MAX", 1)
     recorder.add(table)
     recorder.add(table)
     assert recorder.n_dropped == 1
