@@ -21,11 +21,9 @@ import contextlib
 import gc
 import math
 import random
-import struct
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
@@ -34,6 +32,7 @@ import numpy as np
 from dolphin.domain.bar import FloatArray
 from dolphin.domain.clock import NS_PER_S
 from dolphin.domain.errors import plural
+from dolphin.feeds.book_arrays import BookArrays
 from dolphin.feeds.book_view import BookView
 from dolphin.feeds.client import PublicBinance, close, make_exchange, share_connections
 from dolphin.feeds.loop_thread import LoopThread, run_until
@@ -74,8 +73,11 @@ class TopOfBook(NamedTuple):
 class _Watched:
     """What is known of one symbol's watch."""
 
-    def __init__(self, symbol: str, market: str, guard: SymbolGuard, schedule: Schedule) -> None:
+    def __init__(
+        self, symbol: str, market: str, guard: SymbolGuard, schedule: Schedule, arrays: BookArrays
+    ) -> None:
         self.symbol, self.market, self.guard, self.schedule = symbol, market, guard, schedule
+        self.arrays = arrays
         self.bid_edge = self.ask_edge = math.nan
         self.snapshot_ns = 0
         self.refresh_at_ns = 0
@@ -126,7 +128,7 @@ class BookFlow:
         self.symbols = tuple(symbols)
         self.view = view
         #: updates, crossed, dark, stalls, resyncs (of broken books), refreshes (of sound ones), errors,
-        #: error_<class>: since the start.
+        #: unlike (arrays and the client's book), error_<class>: since the start.
         self.counts: Counter[str] = Counter()
         #: Nanoseconds from a difference's arrival to the end of `on_book` for its bands, the newest.
         self.delays_ns: deque[int] = deque(maxlen=65_536)
@@ -207,9 +209,8 @@ class BookFlow:
                 self._tell("alert", f"{symbol}: the exchange has no such perpetual; it has no book")
                 continue
             guard = SymbolGuard(symbol, started_ns, self.rules)
-            self._watched[symbol] = _Watched(
-                symbol, market, guard, Schedule(self._pace, f"{self._seed}:{symbol}")
-            )
+            schedule = Schedule(self._pace, f"{self._seed}:{symbol}")
+            self._watched[symbol] = _Watched(symbol, market, guard, schedule, BookArrays(self._levels))
         by_market = {one.market: one for one in self._watched.values()}
         share_connections(exchange, list(by_market))
         exchange.on_snapshot = lambda market, book: self._on_snapshot(by_market[market], book)
@@ -281,6 +282,7 @@ class BookFlow:
     async def _found(self, exchange: PublicBinance, one: _Watched) -> Any:
         """The book founded anew on a snapshot. Raises what the client raises."""
         exchange.forget_book(one.market)
+        one.arrays.forget()
         one.resync = one.refresh = one.urgent = False
         one.n_updates = one.arrived_ns = 0
         one.guard.begin(self._mono_ns())
@@ -311,6 +313,7 @@ class BookFlow:
 
     def _on_snapshot(self, one: _Watched, book: Any) -> None:
         """A side with fewer levels than were asked for is whole."""
+        one.arrays.forget()
         bids, asks = book["bids"], book["asks"]
         one.bid_edge = float(bids[-1][0]) if len(bids) >= self._levels else -math.inf
         one.ask_edge = float(asks[-1][0]) if len(asks) >= self._levels else math.inf
@@ -321,7 +324,11 @@ class BookFlow:
 
     def _on_difference(self, one: _Watched, message: Any) -> None:
         one.arrived_ns = time.monotonic_ns()
-        volume = any(float(level[1]) > 0.0 for side in ("b", "a") for level in message.get(side, ()))
+        bids, asks = (
+            [(float(level[0]), float(level[1])) for level in message.get(side, ())] for side in ("b", "a")
+        )
+        one.arrays.apply(bids, asks)
+        volume = any(quantity > 0.0 for _, quantity in chain(bids, asks))
         if not volume:
             self.counts["dark"] += 1
         notice = one.guard.difference(volume)
@@ -332,7 +339,11 @@ class BookFlow:
     def _take(self, one: _Watched, book: Any) -> None:
         """The book after an update, judged, to the view."""
         now_ns = self._mono_ns()
-        bids, asks = _side(book["bids"]), _side(book["asks"])
+        n_unlike = one.arrays.n_unlike
+        bids, asks = one.arrays.read(book, now_ns)
+        if one.arrays.n_unlike > n_unlike:
+            self.counts["unlike"] += 1
+            self._tell("log", f"{one.symbol}: arrays unlike the client's book, taken anew", "unlike")
         self.counts["updates"] += 1
         one.n_updates += 1
         one.stalls_in_row = 0
@@ -431,19 +442,6 @@ def _market_of(exchange: PublicBinance, symbol: str) -> str | None:
         if market["swap"] and market["active"]:
             return str(market["symbol"])
     return None
-
-
-def _side(levels: Any) -> tuple[FloatArray, FloatArray]:
-    """(prices, quantities) of ccxt's live side, copied."""
-    # Packed: numpy takes three times as long to read a list of lists, a third of what a message costs.
-    packed = _doubles(2 * len(levels)).pack(*chain.from_iterable(levels))
-    table = np.frombuffer(packed, dtype=np.float64).reshape(len(levels), 2)
-    return np.ascontiguousarray(table[:, 0]), np.ascontiguousarray(table[:, 1])
-
-
-@lru_cache(maxsize=4_096)
-def _doubles(n: int) -> struct.Struct:
-    return struct.Struct(f"{n}d")
 
 
 def _top(side: tuple[FloatArray, FloatArray]) -> tuple[FloatArray, FloatArray]:

@@ -111,7 +111,11 @@ class Side:
 
     def best(self) -> tuple[float, float] | None:
         """(price, quantity) of the best level, None on an empty side."""
-        return (self._sign * self._keys[0], self._quantities[0]) if self._keys else None
+        return self.level(0) if self._keys else None
+
+    def level(self, k: int) -> tuple[float, float]:
+        """(price, quantity) of level k, 0 the best. Raises IndexError where there is none."""
+        return self._sign * self._keys[k], self._quantities[k]
 
     def put(self, price: float, quantity: float) -> None:
         """Set a level's quantity; 0 removes it."""
@@ -125,6 +129,10 @@ class Side:
         elif quantity > 0.0:
             self._keys.insert(k, key)
             self._quantities.insert(k, quantity)
+
+    def cut(self, n: int) -> None:
+        """Keep the best n levels."""
+        del self._keys[n:], self._quantities[n:]
 
     def levels(self, n: int | None = None) -> tuple[FloatArray, FloatArray]:
         """(prices in USD, quantities in base units) of the best n levels, or of all; copies, best first."""
