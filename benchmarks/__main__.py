@@ -16,7 +16,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 
-NAMES = ("period", "scan", "latency", "grid", "grid_member", "startup")
+NAMES = ("period", "scan", "latency", "grid", "grid_member", "books", "startup")
 
 
 def main(words: list[str]) -> int:

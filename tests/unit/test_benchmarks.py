@@ -35,6 +35,7 @@ TINY = {
     "latency": ["--scans", "3"],
     "grid": ["--rounds", "1"],
     "grid_member": ["--rounds", "1", "--puts", "5", "--scans", "3", "--warm", "0", "--members", "1"],
+    "books": ["--symbols", "2", "--rounds", "1"],
     "startup": ["--rounds", "1"],
 }  # fmt: skip
 

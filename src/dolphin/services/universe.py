@@ -260,7 +260,7 @@ class UniverseService:
                 self._quiet.add(c.number)
                 self.context.tell(
                     "stale_data",
-                    f"universe: connection {c.number} of {plural(c.n_streams, 'stream')} has brought no book"
+                    f"universe: connection {c.number} ({plural(c.n_streams, 'stream')}) has brought no book"
                     f" for {c.age_s:.0f} s",
                 )
 

@@ -205,7 +205,7 @@ def test_a_silent_connection_is_told_once_and_its_books_leave_the_snapshot(
         system.clock.move_to(system.clock.now_ns() + NS_PER_S)
         system.step()
     (alert,) = system.told("stale_data")
-    assert alert.startswith("universe: connection 2 of 8 streams has brought no book for 6")
+    assert alert.startswith("universe: connection 2 (8 streams) has brought no book for 6")
     healthy, told = system.service.health()
     assert not healthy
     assert "2 of 3 connections fresh" in told
