@@ -135,7 +135,7 @@ def main() -> None:
         row("bands and features of the arrays", us["features"], "us a message"),
     ]  # fmt: skip
     market = (
-        f"{args.symbols} synthetic books of {LEVELS:,} levels a side, {2 * CHANGES} changed levels a message; "
+        f"{args.symbols} synthetic books of {LEVELS:,} levels a side, {2 * CHANGES} changes a message; "
         f"medians of {args.rounds} rounds; the ratio is how many times as much the baseline costs"
     )
     if args.json:
