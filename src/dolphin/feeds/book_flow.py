@@ -416,7 +416,9 @@ class BookFlow:
         names = ", ".join(one.symbol for one in silent[:3]) + (", ..." if len(silent) > 3 else "")
         why = f"no update for {limit_s:g} s"
         self.counts["stalls"] += len(silent)
-        self._tell("alert", f"{why} of {plural(len(silent), 'symbol')} ({names}); reconnecting")
+        quiet_s = exchange.blocked_until_s - time.monotonic()
+        then = f"snapshots wait {quiet_s:.0f} s for its ban" if quiet_s > 0.0 else "reconnecting"
+        self._tell("alert", f"{why} of {plural(len(silent), 'symbol')} ({names}); {then}")
         for one in silent:
             one.stalls_in_row += 1
             self.view.drop(one.symbol)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -181,6 +182,17 @@ def test_a_silent_socket_is_declared_dead_within_thirty_seconds(stage: Stage) ->
     stage.ahead_ns += 30 * NS_PER_S  # the acknowledgement was swallowed: silence again
     stage.all_true()
     assert stage.flow.stale() == ()
+
+
+def test_silence_during_a_ban_says_how_long_snapshots_wait(stage: Stage) -> None:
+    assert stage.flow.exchange is not None
+    stage.flow.exchange.blocked_until_s = time.monotonic() + 1_000.0
+    stage.x.faults.add("silence", stream="*")
+    stage.x.step(1)
+    stage.ahead_ns = 30 * NS_PER_S
+    stage.wait(lambda: stage.seen("alert", "of 2 symbols"))
+    (alert,) = stage.seen("alert", "of 2 symbols")
+    assert re.search(r"; snapshots wait (9\d\d|1000) s for its ban$", alert)
 
 
 def test_one_silent_symbol_is_subscribed_again_and_the_others_go_on(stage: Stage) -> None:
