@@ -15,6 +15,7 @@ import argparse
 import gc
 import json
 import math
+import os
 import resource
 import subprocess
 import sys
@@ -27,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from dolphin.domain.bar import FloatArray
 from dolphin.grid.inprocess import InProcessGrid
@@ -37,7 +37,7 @@ from dolphin.orderbook.snapshot import BookSnapshot
 from dolphin.services.clock import SystemClock
 from dolphin.services.home import Home, SystemSettings
 from dolphin.services.obf import ObfService
-from dolphin.services.runtime import share_one_heap
+from dolphin.services.runtime import ENVIRONMENT
 from dolphin.services.service import Context
 from dolphin.services.universe import UniverseService
 
@@ -62,8 +62,9 @@ def main() -> int:
     parser.add_argument("--replay", nargs="*", help="recordings as the market, *_raw.parquet")
     parser.add_argument("--raw", action="store_true", help="record every message, too")
     asked = parser.parse_args()
-    share_one_heap()
-    pa.set_memory_pool(pa.system_memory_pool())  # as `runtime.ENVIRONMENT` says
+    if any(name not in os.environ for name in ENVIRONMENT):
+        words = [sys.executable, "-m", "benchmarks.book_flow", *sys.argv[1:]]
+        os.execve(sys.executable, words, {**ENVIRONMENT, **os.environ})
     command = [sys.executable, str(ROOT / "tests" / "exchange"), "--port", "0", "--speed", "1"]
     command += ["--life", str(int(asked.seconds + asked.symbols * 2 + 60))]
     if asked.service == "books":

@@ -19,9 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "services"))
-
 from test_trader_books import publish_books, write_file
 from test_trader_service import MARKET, System
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from engine_market import Spec, make_engine, make_market, run, step
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "reference"))
-
-from engine_market import Spec, make_engine, make_market, run, step
 
 from dolphin.domain import codes
 from dolphin.domain.params import NAMED_SETS

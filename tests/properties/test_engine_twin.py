@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import struct
-import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "reference"))
-
 from alpha_twin import Twin
 from engine_market import SYMBOLS, Spec, apply_events, draws_of, make_engine, make_market, run_twin, step
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from dolphin.domain import codes
 from dolphin.domain.params import NAMED_SETS, ParameterSet

@@ -8,17 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import struct
-import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "reference"))
-
 from engine_market import SYMBOLS, Spec
 
 from dolphin.backtest.period import PeriodRunner

@@ -4,7 +4,6 @@ order books, factors, postures and gates that change within the day.
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "reference"))
-
 from test_period_identity import compare, differences, part
 
 from dolphin.alpha.volatility import VolatilityGate

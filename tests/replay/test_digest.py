@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "sim"))
-
 from scan_market import scans, traded
 
 from dolphin.domain.codes import ACTIONS, BOUNDS, REASONS

@@ -65,12 +65,13 @@ def _prepare(out: Path) -> list[Path]:
 
 def execute(args: argparse.Namespace) -> int:
     """Record; 0 when messages were recorded, 1 when none were."""
+    from dolphin.services.runtime import settle
+
+    settle()
     symbols, seconds = symbols_of(args.symbols, args.universe), _seconds(args.minutes)
     from dolphin.feeds.client import base_address
     from dolphin.feeds.record import record
-    from dolphin.services.runtime import share_one_heap
 
-    share_one_heap()
     if args.base_url is not None:
         base_address(args.base_url)
     out = Path(args.out)

@@ -137,9 +137,9 @@ def open_assessor(artefact: str | None) -> Assessor | None:
 
 def _open(config: Config, args: argparse.Namespace) -> Feed:
     if config["feed"] == "binance":
-        from dolphin.services.runtime import share_one_heap
+        from dolphin.services.runtime import settle
 
-        share_one_heap()
+        settle()
         return open_live(config, args.path, args.base_url, backfill=not args.no_backfill)
     for given, option in (
         (args.base_url, "--base-url"),

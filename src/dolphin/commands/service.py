@@ -34,6 +34,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Run the service; 0 when it was told to stop."""
+    from dolphin.services.runtime import settle
+
+    settle()
     from dolphin.services.home import Home
     from dolphin.services.process import run_service
     from dolphin.services.table import BY_COMMAND

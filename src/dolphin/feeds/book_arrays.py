@@ -3,13 +3,15 @@
 Entry point: `BookArrays`.
 
 The client keeps a level as a list of two floats. Reading 2,000 of them, scattered over the memory, after each
-message was 60 % of what a live book cost; the levels that a message changes are some tens.
+message was half of what a live book cost; the levels that a message changes are some tens.
 
 Invariants
 ----------
 1. The client's book is the truth. Every read compares the number of levels and the first and last of each
    side; once in `COMPARE_EVERY_NS` every level. What differs is read from the client anew, and counted.
 2. A read gives copies; nothing changes them later.
+3. No level is judged here. One that is NaN, or not above 0, is kept by the client and not by the arrays, so
+   that the next read gives the client's, whole, to whoever judges.
 """
 
 from __future__ import annotations
@@ -62,7 +64,9 @@ class BookArrays:
     def read(self, book: Mapping[str, Any], now_ns: int) -> tuple[Arrays, Arrays]:
         """Bids and asks, (prices, quantities) (n_levels,) each, best first.
 
-        book : the client's, live, cut to the most levels. now_ns : a clock that never goes back.
+        book : the client's, live, cut to the most levels just now: a difference that comes between the cut
+        and the read would be cut here alone. now_ns : a clock that never goes back. Raises struct.error for a
+        level that is not two numbers.
         """
         truth = (book["bids"], book["asks"])
         if self._sides is not None:
@@ -82,7 +86,7 @@ class BookArrays:
             self.n_unlike += 1
             self._sides = None
         if self._sides is None:
-            self._sides = Side(-1.0, zip(*bids, strict=True)), Side(1.0, zip(*asks, strict=True))
+            self._sides = _side(-1.0, bids), _side(1.0, asks)
         self._compared_ns = now_ns
         return bids, asks
 
@@ -95,8 +99,16 @@ def _fits(side: Side, truth: Sequence[Sequence[float]]) -> bool:
     )
 
 
+def _side(sign: float, levels: Arrays) -> Side:
+    prices, quantities = levels
+    return Side(sign, zip(prices.tolist(), quantities.tolist(), strict=True))
+
+
 def levels_of(side: Sequence[Sequence[float]]) -> Arrays:
-    """(prices, quantities) (n_levels,) of the client's live side, copied level by level."""
+    """(prices, quantities) (n_levels,) of the client's live side, copied level by level.
+
+    Raises struct.error for a level that is not two numbers.
+    """
     # Packed: numpy takes three times as long to read a list of lists.
     packed = _doubles(2 * len(side)).pack(*chain.from_iterable(side))
     table = np.frombuffer(packed, dtype=np.float64).reshape(len(side), 2)

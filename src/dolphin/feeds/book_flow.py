@@ -128,7 +128,8 @@ class BookFlow:
         self.symbols = tuple(symbols)
         self.view = view
         #: updates, crossed, dark, stalls, resyncs (of broken books), refreshes (of sound ones), errors,
-        #: unlike (arrays and the client's book), error_<class>: since the start.
+        #: unlike (arrays and the client's book), unreadable (differences that the client could read),
+        #: error_<class>: since the start.
         self.counts: Counter[str] = Counter()
         #: Nanoseconds from a difference's arrival to the end of `on_book` for its bands, the newest.
         self.delays_ns: deque[int] = deque(maxlen=65_536)
@@ -300,6 +301,9 @@ class BookFlow:
         self.counts[f"error_{name}"] += 1
         line = " ".join(str(error).split())[:160]
         self._tell("log", f"{what}: taken anew after {name}: {line}", once_a_minute=name)
+        if self.exchange is not None and (quiet_s := self.exchange.blocked_until_s - time.monotonic()) > 0.0:
+            why = f"the exchange wants {quiet_s:.0f} s without questions"
+            self._tell("alert", f"{why}; what needs a snapshot has no book until then", once_a_minute="quiet")
 
     def _tell(self, kind: str, text: str, once_a_minute: str = "") -> None:
         if once_a_minute:
@@ -324,9 +328,15 @@ class BookFlow:
 
     def _on_difference(self, one: _Watched, message: Any) -> None:
         one.arrived_ns = time.monotonic_ns()
-        bids, asks = (
-            [(float(level[0]), float(level[1])) for level in message.get(side, ())] for side in ("b", "a")
-        )
+        try:
+            bids, asks = (
+                [(float(level[0]), float(level[1])) for level in message.get(side) or ()]
+                for side in ("b", "a")
+            )
+        except (TypeError, ValueError, IndexError):  # what it makes of this the client knows
+            one.arrays.forget()
+            self.counts["unreadable"] += 1
+            return
         one.arrays.apply(bids, asks)
         volume = any(quantity > 0.0 for _, quantity in chain(bids, asks))
         if not volume:
@@ -343,7 +353,8 @@ class BookFlow:
         bids, asks = one.arrays.read(book, now_ns)
         if one.arrays.n_unlike > n_unlike:
             self.counts["unlike"] += 1
-            self._tell("log", f"{one.symbol}: arrays unlike the client's book, taken anew", "unlike")
+            line = f"{one.symbol}: arrays unlike the client's book, taken anew"
+            self._tell("log", line, f"unlike {one.symbol}")
         self.counts["updates"] += 1
         one.n_updates += 1
         one.stalls_in_row = 0
@@ -417,8 +428,8 @@ class BookFlow:
         why = f"no update for {limit_s:g} s"
         self.counts["stalls"] += len(silent)
         quiet_s = exchange.blocked_until_s - time.monotonic()
-        then = f"snapshots wait {quiet_s:.0f} s for its ban" if quiet_s > 0.0 else "reconnecting"
-        self._tell("alert", f"{why} of {plural(len(silent), 'symbol')} ({names}); {then}")
+        then = f", but the exchange wants {quiet_s:.0f} s without questions" if quiet_s > 0.0 else ""
+        self._tell("alert", f"{why} of {plural(len(silent), 'symbol')} ({names}); reconnecting{then}")
         for one in silent:
             one.stalls_in_row += 1
             self.view.drop(one.symbol)

@@ -159,6 +159,7 @@ class UniverseStreams:
     def start(self) -> None:
         """Begin; returns at once. Raises ConfigError for a wrong address."""
         exchange = make_exchange(self._base_url)
+        self._ask_listing = None
         self._thread = LoopThread("universe", partial(self._main, exchange), STOP_S)
         self._thread.start()
 

@@ -131,8 +131,10 @@ class Side:
             self._quantities.insert(k, quantity)
 
     def cut(self, n: int) -> None:
-        """Keep the best n levels."""
-        del self._keys[n:], self._quantities[n:]
+        """Keep the best n levels (n > 0); nothing is known beyond them."""
+        if len(self._keys) > n:
+            del self._keys[n:], self._quantities[n:]
+            self._edge = min(self._edge, self._keys[-1])
 
     def levels(self, n: int | None = None) -> tuple[FloatArray, FloatArray]:
         """(prices in USD, quantities in base units) of the best n levels, or of all; copies, best first."""

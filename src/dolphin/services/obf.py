@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("dolphin.books")
 
-#: Distance of two recorded parts, seconds, and the most tables (a second each) that wait for one.
+#: Distance of two recorded parts, seconds, and the most rows that wait for one: 50 symbols for ten minutes.
 RECORD_EVERY_S: Final = 60.0
-TABLES_WAITING_MAX: Final = 600
+ROWS_WAITING_MAX: Final = 300_000
 STOP_S: Final = 10.0
 #: The first-flush delay where this system had books so short a time ago: with the whole minute a crash alone
 #: would make books older than the minute after which the posture shuts.
@@ -80,8 +80,9 @@ class Recorder:
 
     def add(self, table: pa.Table) -> None:
         """Keep these rows; beyond the bound the newest are dropped and counted."""
-        if len(self._waiting) >= TABLES_WAITING_MAX:
-            self.n_dropped += 1
+        waiting = sum(each.num_rows for each in self._waiting.copy())
+        if waiting + table.num_rows > ROWS_WAITING_MAX:
+            self.n_dropped += table.num_rows
         else:
             self._waiting.append(table)
 
@@ -272,7 +273,7 @@ class ObfService:
         if report.n_fresh:
             self._fresh_ns = now_ns
         if now_ns // NS_PER_S != self._recorded_s:
-            # A table a second: one a tick would be 17,000 little columns by the time that they are written.
+            # A table a second: one a tick would be 8,000 little columns by the time that they are written.
             self._recorded_s = now_ns // NS_PER_S
             self._record()
         fresh = [symbol for symbol, is_fresh in zip(self.symbols, engine.fresh(), strict=True) if is_fresh]

@@ -35,7 +35,7 @@ from dolphin.services.clock import SystemClock
 from dolphin.services.home import Home, SystemSettings
 from dolphin.services.logs import log_to
 from dolphin.services.metrics import Monitor, port_file, port_of, serve_near
-from dolphin.services.runtime import limit_memory, settle_libraries, share_one_heap
+from dolphin.services.runtime import MIB, limit_memory
 from dolphin.services.service import Alert, Context, Hosted
 from dolphin.services.supervisor_conf import socket_path
 from dolphin.services.table import ServiceSpec
@@ -54,7 +54,6 @@ LIMITS_EVERY_S: Final = 10.0
 CLOSE_S: Final = 5.0
 #: From this part of the memory limit on a person is told.
 MEMORY_ALERT: Final = 0.9
-_MIB: Final = 1024 * 1024
 
 _log = logging.getLogger("dolphin.process")
 
@@ -89,7 +88,6 @@ def run_service(
     """
     environ = os.environ if environ is None else environ
     options = dict(options or {})
-    settle_libraries()
     settings = home.load()
     dry_run = bool(options.get("dry_run"))
     instance = f"{spec.name}-dry-run" if dry_run else spec.name
@@ -105,7 +103,6 @@ def run_service(
         with contextlib.suppress(OSError):
             # What `ps` and `top` show: 15 letters.
             Path("/proc/self/comm").write_text(f"dolphin-{spec.name}"[:15])
-        share_one_heap()
         limit_memory(spec.memory_mb)
         with _Stopper() as stopper:
             process = _Process(
@@ -330,7 +327,7 @@ class _Limits:
         self._looked, self._cpu_s = now, cpu_s
         process = psutil.Process()
         threads = process.num_threads()
-        rss_mb = process.memory_info().rss / _MIB
+        rss_mb = process.memory_info().rss / MIB
         spec = self.spec
         self._tell(context, "threads", threads > spec.tasks, f"{threads} threads, {spec.tasks} are allowed")
         self._tell(

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from command_line import invoke
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "reference"))
-
 from book_raw import Message, session, write_raw
+from command_line import invoke
 
 
 def raw(messages: list[Message], name: str = "raw.parquet") -> Path:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from command_line import invoke
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "reference"))
-
 from book_raw import Message, session, write_raw
+from command_line import invoke
 
 from dolphin.domain.clock import NS_PER_S
 from dolphin.domain.errors import DataError

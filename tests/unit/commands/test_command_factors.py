@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import csv
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from command_line import invoke, write_panel
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "factors"))
-
 from factor_files import DAY0, HOUR, write_recordings
 
 from dolphin.factors.recorded import FNG_FILE

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from command_line import invoke
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "research" / "forewarner"))
-
 from drawn_market import SYMBOLS, write_cache
 
 from dolphin import cli

@@ -5,16 +5,11 @@ That it gives the bits of `step_bar` on everything is shown in `tests/properties
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "reference"))
-
 from engine_market import Spec
 
 import dolphin.backtest.period as period

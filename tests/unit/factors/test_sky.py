@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import statistics
 import sys
-from pathlib import Path
 
 import astronomy
 import pytest
 from almanac import MOON, STATION_DAYS, STATIONS, WHOLE_YEARS, day_there, moon_quarters
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "reference"))
-
 from sky_formulas import mercury_speed, moon_quarter_s
 
 from dolphin.domain.clock import NS_PER_DAY, NS_PER_S, day_from_ns, day_start_ns, ns_from_iso

@@ -90,6 +90,7 @@ def stage(x: LoopbackExchange) -> Iterator[Stage]:
     made.flow.start()
     made.all_true()
     yield made
+    assert made.flow.counts["unlike"] == 0
     made.flow.stop()
     made.wait(lambda: x.meter.connections == 0)
 
@@ -134,6 +135,15 @@ def test_garbage_ends_nothing(stage: Stage, value: str) -> None:
     stage.x.step(3)
     stage.wait(lambda: stage.x.meter.faults_fired["garbage"] == 1)
     stage.x.step(1)
+    stage.all_true()
+
+
+@pytest.mark.parametrize("message", [{"b": None}, {"b": [["1"]]}, {"a": [["1", None]]}, {"a": [["1", ""]]}])
+def test_a_difference_that_only_the_client_can_read_costs_no_book(stage: Stage, message: Any) -> None:
+    one = stage.flow._watched[BTC]
+    stage.flow._on_difference(one, message)
+    stage.one_by_one(2)
+    assert stage.flow.counts["errors"] == stage.flow.counts["resyncs"] == 0
     stage.all_true()
 
 
@@ -192,7 +202,7 @@ def test_silence_during_a_ban_says_how_long_snapshots_wait(stage: Stage) -> None
     stage.ahead_ns = 30 * NS_PER_S
     stage.wait(lambda: stage.seen("alert", "of 2 symbols"))
     (alert,) = stage.seen("alert", "of 2 symbols")
-    assert re.search(r"; snapshots wait (9\d\d|1000) s for its ban$", alert)
+    assert re.search(r"; reconnecting, but the exchange wants (9\d\d|1000) s without questions$", alert)
 
 
 def test_one_silent_symbol_is_subscribed_again_and_the_others_go_on(stage: Stage) -> None:
@@ -218,6 +228,7 @@ def test_a_refused_snapshot_is_not_asked_for_before_its_time(x: LoopbackExchange
     first, *rest = x.meter.times_of(DEPTH)
     assert all(at - first >= 1.0 for at in rest if at - first > 0.2)
     assert stage.flow.counts["errors"] >= 1
+    assert len(stage.seen("alert", "the exchange wants 1 s without questions")) == 1
 
 
 def test_an_exchange_that_is_down_at_first_is_waited_for(x: LoopbackExchange) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -59,13 +60,59 @@ def test_a_stop_is_heard_before_there_is_a_loop(
     )
     monkeypatch.setattr("dolphin.feeds.loop_thread.START_S", 0.0)
     thread.start()
-    stopping = threading.Thread(target=thread.stop)
-    stopping.start()
-    while thread._thread is not None:
-        threading.Event().wait(0.001)
+    thread._stop_s = 0.0  # nothing is there yet that could end
+    thread.stop()
+    assert not life.began.is_set()
     gate.set()
-    stopping.join(STOP_S)
-    assert life.ended.is_set()
+    assert life.ended.wait(STOP_S)
+
+
+def test_a_loop_that_comes_late_leaves_the_next_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, run = threading.Event(), asyncio.run
+    first = threading.Event()
+
+    def late(main: Any) -> None:
+        if not first.is_set():
+            first.set()
+            gate.wait(STOP_S)
+        run(main)
+
+    monkeypatch.setattr("dolphin.feeds.loop_thread.asyncio.run", late)
+    monkeypatch.setattr("dolphin.feeds.loop_thread.START_S", 0.0)
+    running: list[str] = []
+    ended = threading.Barrier(3)
+
+    async def main(over: asyncio.Event) -> None:
+        running.append("began")
+        await over.wait()
+        running.append("ended")
+        await asyncio.to_thread(ended.wait, STOP_S)
+
+    thread = LoopThread("test", main, 0.0)
+    thread.start()
+    assert first.wait(STOP_S)
+    thread.stop()
+    thread.start()
+    gate.set()
+    thread.stop()
+    ended.wait(STOP_S)
+    assert sorted(running) == ["began", "began", "ended", "ended"]
+
+
+def test_a_loop_that_cannot_be_made_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: told.append(str(args.exc_value)))
+
+    def broken(main: Any) -> None:
+        main.close()
+        raise OSError("too many open files")
+
+    monkeypatch.setattr("dolphin.feeds.loop_thread.asyncio.run", broken)
+    monkeypatch.setattr("dolphin.feeds.loop_thread.START_S", 600.0)
+    thread = LoopThread("test", Life().main, STOP_S)
+    thread.start()
+    thread.stop()
+    assert told == ["too many open files"]
 
 
 def test_a_call_from_another_thread_runs_on_the_loop(life: Life, thread: LoopThread) -> None:
@@ -119,5 +166,5 @@ def test_the_end_cancels_what_runs() -> None:
         ended = asyncio.Event()
         return await run_until(ended, long(ended))
 
-    assert isinstance(asyncio.run(main()), asyncio.CancelledError)
+    assert asyncio.run(main()) is None
     assert told == ["cancelled"]

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-import sys
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "sim"))
-
 from scan_market import scans, traded
 
 from dolphin.domain.clock import NS_PER_DAY, NS_PER_S

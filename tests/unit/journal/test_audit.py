@@ -8,16 +8,12 @@ import math
 import re
 import sqlite3
 import struct
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "sim"))
-
 from scan_market import scans, traded, trader_of
 
 from dolphin.domain.clock import day_from_ns

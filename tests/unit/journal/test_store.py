@@ -12,9 +12,6 @@ import textwrap
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "sim"))
-
 from scan_market import scans, traded, trader_of
 
 from dolphin.domain.decision import Decision

@@ -267,9 +267,10 @@ def test_the_last_of_two_entries_for_a_price_counts() -> None:
 
 def test_a_side_is_cut_to_its_best_levels() -> None:
     side = Side(-1.0, [(99.0, 1.0), (98.0, 2.0), (97.0, 3.0)])
-    side.cut(5)
-    assert len(side) == 3
+    side.cut(3)
+    assert (len(side), side.edge) == (3, -np.inf)
     side.cut(2)
+    assert side.edge == 98.0
     assert levels(side) == [(99.0, 1.0), (98.0, 2.0)]
     assert (side.level(0), side.level(1)) == ((99.0, 1.0), (98.0, 2.0))
     with pytest.raises(IndexError):

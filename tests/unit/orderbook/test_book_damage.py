@@ -7,17 +7,12 @@ book that says it is known holds exactly what the exchange had at that update id
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from book_market import Exchange, is_true
 
 from dolphin.orderbook.book import Book, DepthSnapshot, Difference, Outcome
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "reference"))
-
-from book_market import Exchange, is_true
 
 N_MESSAGES = 50
 #: Snapshots are taken after the first of each pair of messages, and arrive after the second.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +9,6 @@ import msgspec
 import numpy as np
 import pytest
 from risk_system import NOON, RiskSystem
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "sim"))
-
 from scan_market import scans
 
 from dolphin.domain.clock import NS_PER_DAY, NS_PER_S, iso_from_ns

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from factor_files import write_recordings
 from risk_system import NOON, RiskSystem
 
 from dolphin.cli import build_parser
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "factors"))
-
-from factor_files import write_recordings
-
 from dolphin.commands.up import asked
 from dolphin.domain.clock import NS_PER_DAY, NS_PER_S, day_from_ns
 from dolphin.domain.errors import ConfigError, DolphinError, StoreError, UsageError

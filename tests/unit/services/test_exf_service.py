@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from risk_system import NOON, RiskSystem
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "factors"))
-
 from factor_files import HOUR, write_recordings
+from risk_system import NOON, RiskSystem
 
 from dolphin.domain.clock import NS_PER_DAY, NS_PER_S, day_start_ns
 from dolphin.factors.recorded import DVOL_FILE, FNG_FILE, FUNDING_FILE, TAKER_DAILY_FILE

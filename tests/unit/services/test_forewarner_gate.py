@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "sim"))
-
 from crash_runs import content
 from walk_feed import WalkFeed
 

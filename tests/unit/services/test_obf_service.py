@@ -263,6 +263,20 @@ def test_a_stale_damaged_or_closed_file_is_not_preferred(tmp_path: Path) -> None
     assert cached.n_refused == 1
 
 
+def test_rows_go_to_the_recorder_once_a_second(system: BookSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    system.until(lambda: system.obf.gauges()["books_fresh"] == 2)
+    handed: list[int] = []
+    monkeypatch.setattr(system.obf, "_record", lambda: handed.append(system.clock.now_ns()))
+    second_ns = (system.clock.now_ns() // NS_PER_S + 1) * NS_PER_S
+    for k in range(20):
+        system.clock.move_to(second_ns + k * NS_PER_S // 20)
+        system.obf.tick()
+    assert handed == [second_ns]
+    system.clock.move_to(second_ns + NS_PER_S)
+    system.obf.tick()
+    assert len(handed) == 2
+
+
 def test_a_full_disk_costs_neither_the_file_nor_the_record_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,21 +284,27 @@ def test_a_full_disk_costs_neither_the_file_nor_the_record_later(
     row = {**dict.fromkeys(FEATURE_SCHEMA.names, 0), "symbol": BTC, "fresh": True}
     table = pa.Table.from_pylist([row], FEATURE_SCHEMA)
     recorder.add(table)
+
+    def full(*_: object) -> None:
+        raise StoreError("disk full")
+
     with monkeypatch.context() as patch:
-
-        def full(*_: object) -> None:
-            raise StoreError("disk full")
-
         patch.setattr("dolphin.market.book_files.PartWriter._put", full)
         recorder.flush()
         assert recorder.trouble == "disk full"
     recorder.flush()
     assert recorder.trouble == ""
     assert len(parts_of(tmp_path / FEATURE_FOLDER, "1970-01-01")) == 1
-    monkeypatch.setattr(obf, "TABLES_WAITING_MAX", 1)
-    recorder.add(table)
-    recorder.add(table)
-    assert recorder.n_dropped == 1
+    monkeypatch.setattr(obf, "ROWS_WAITING_MAX", 5)
+    two = pa.concat_tables([table, table])
+    for _ in range(3):
+        recorder.add(two)
+    assert recorder.n_dropped == 2
+    with monkeypatch.context() as patch:
+        patch.setattr("dolphin.market.book_files.PartWriter._put", full)
+        recorder.flush()  # what waits is one table now, and counts as before
+    recorder.add(two)
+    assert recorder.n_dropped == 4
 
 
 def test_a_disk_that_refuses_the_second_day_has_the_first_once(

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "sim"))
-
 from scan_market import SYMBOLS, meta_of, scans, traded, trader_of
 
 from dolphin.domain import codes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,9 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from test_trader_service import MARKET, SETTINGS, SYMBOLS, System, told, undisturbed
 
 from dolphin.domain.clock import NS_PER_S

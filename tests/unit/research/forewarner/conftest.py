@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from drawn_market import VOL_THRESHOLD, make_record
 
 from dolphin.research.forewarner.artefact import save
