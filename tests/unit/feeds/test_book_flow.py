@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import threading
 import time
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from dolphin.domain.clock import NS_PER_S, day_from_ns
-from dolphin.feeds.book_flow import BookFlow
+from dolphin.feeds.book_flow import FULL_COLLECTION_AFTER, BookFlow
 from dolphin.feeds.book_view import BookView
 from dolphin.feeds.polling import Pace
 from dolphin.feeds.raw_recorder import RawRecorder
@@ -371,6 +372,18 @@ def test_the_recorder_keeps_every_text_and_every_snapshot(x: LoopbackExchange, t
         assert [row.kind for row in rows].count("depth") == 3
         snapshot = next(row for row in rows if row.kind == SNAPSHOT)
         assert len(snapshot_from(snapshot.raw).bids) > 20
+
+
+def test_a_process_of_books_alone_collects_everything_seldom_until_it_ends(x: LoopbackExchange) -> None:
+    before = gc.get_threshold()
+    stage = Stage(x, freeze_heap=True)
+    stage.flow.start()
+    stage.all_true()
+    assert gc.get_freeze_count() > 0
+    assert gc.get_threshold() == (*before[:2], FULL_COLLECTION_AFTER)
+    stage.flow.stop()
+    assert gc.get_threshold() == before
+    gc.unfreeze()
 
 
 def test_a_flow_may_begin_anew(x: LoopbackExchange) -> None:

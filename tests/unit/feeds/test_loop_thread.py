@@ -144,7 +144,7 @@ def test_what_breaks_off_is_told() -> None:
 
 def test_what_ends_by_itself_is_no_error() -> None:
     async def short() -> None:
-        await asyncio.sleep(0)
+        """Nothing to wait for."""
 
     async def main() -> BaseException | None:
         return await run_until(asyncio.Event(), short())
