@@ -110,8 +110,10 @@ class BookEngine:
         self._capacity = capacity
         self._bars: list[int] = []
         self._instants_ns: list[int] = []
-        self._rows = np.zeros((capacity, len(fold.FEATURE_NAMES), len(self.symbols)))
-        self._figures = np.zeros((capacity, _KEPT_FIGURES))
+        # Filled, which `zeros` leaves to the first use: a process has its memory from its first bar, and what
+        # grows later is a leak.
+        self._rows = np.full((capacity, len(fold.FEATURE_NAMES), len(self.symbols)), 0.0)
+        self._figures = np.full((capacity, _KEPT_FIGURES), 0.0)
         self._n_rows = 0
 
     @property
