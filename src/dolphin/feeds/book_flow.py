@@ -308,7 +308,7 @@ class BookFlow:
         line = " ".join(str(error).split())[:160]
         self._tell("log", f"{what}: taken anew after {name}: {line}", once_a_minute=name)
         if self.exchange is not None and (quiet_s := self.exchange.blocked_until_s - time.monotonic()) > 0.0:
-            why = f"the exchange wants {quiet_s:.0f} s without questions"
+            why = f"the exchange wants {math.ceil(quiet_s)} s without questions"
             self._tell("alert", f"{why}; what needs a snapshot has no book until then", once_a_minute="quiet")
 
     def _tell(self, kind: str, text: str, once_a_minute: str = "") -> None:
@@ -434,7 +434,7 @@ class BookFlow:
         why = f"no update for {limit_s:g} s"
         self.counts["stalls"] += len(silent)
         quiet_s = exchange.blocked_until_s - time.monotonic()
-        then = f", but the exchange wants {quiet_s:.0f} s without questions" if quiet_s > 0.0 else ""
+        then = f", but the exchange wants {math.ceil(quiet_s)} s without questions" if quiet_s > 0.0 else ""
         self._tell("alert", f"{why} of {plural(len(silent), 'symbol')} ({names}); reconnecting{then}")
         for one in silent:
             one.stalls_in_row += 1
