@@ -170,20 +170,25 @@ def by_day(tables: Sequence[pa.Table], stamp: str = "ts") -> list[pa.Table]:
     return [table.filter(pa.array(days == day)) for day in np.unique(days).tolist()]
 
 
-def put_table(path: Path, table: pa.Table) -> None:
-    """Write a table and put it in place only when it is whole. Raises StoreError; no half is left."""
+def _write_whole(path: Path, table: pa.Table) -> None:
+    """Write beside the place, then rename. Raises OSError; no half is left."""
     hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        try:
-            with hidden.open("wb") as file:
-                pq.write_table(table, file, compression="zstd")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(hidden, path)
-            fsync_folder(path.parent)
-        finally:
-            with contextlib.suppress(OSError):
-                hidden.unlink()
+        with hidden.open("wb") as file:
+            pq.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(hidden, path)
+    finally:
+        with contextlib.suppress(OSError):
+            hidden.unlink()
+    fsync_folder(path.parent)
+
+
+def put_table(path: Path, table: pa.Table) -> None:
+    """Write a table and put it in place only when it is whole. Raises StoreError; no half is left."""
+    try:
+        _write_whole(path, table)
     except OSError as error:
         raise StoreError(
             f"{path}: cannot be written ({error.strerror or error}); check disk and permissions"
@@ -228,17 +233,7 @@ class PartWriter:
                 numbers = [int(m[1]) for p in folder.iterdir() if (m := _PART.fullmatch(p.name))]
                 self._next[day] = max(numbers, default=-1) + 1
             path = folder / f"part-{self._next[day]:0{self._digits}d}.parquet"
-            hidden = folder / f".{path.name}.{os.getpid()}.tmp"
-            try:
-                with hidden.open("wb") as file:
-                    pq.write_table(table, file, compression="zstd")
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.rename(hidden, path)
-            finally:
-                with contextlib.suppress(OSError):
-                    hidden.unlink()
-            fsync_folder(folder)
+            _write_whole(path, table)
         except OSError as error:
             raise StoreError(
                 f"{folder}: a part cannot be written ({error.strerror or error}); check disk and permissions"
